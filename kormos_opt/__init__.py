@@ -1,0 +1,35 @@
+"""Deterministic full-batch solvers for plain Keras 3 models.
+
+    keras_hook      Model.fit meets one of our optimizers and asks it for the train function
+    train_function  one step of the stock loop is one iteration of the solver
+    solver_run      a solver's requests are answered with evaluations
+    solvers         what asks: scipy.optimize.minimize, suspended between two requests
+    objective       what answers: f(x) and its gradient over the full batch, from the model's own train step
+
+Example:
+
+>>> import keras, kormos_opt, numpy as np
+>>> x = np.linspace(-1, 1, 100)[:, None]
+>>> model = keras.Sequential([keras.layers.Dense(8, "tanh"), keras.layers.Dense(1)])
+>>> model.compile(optimizer=kormos_opt.LBFGS(), loss="mse")
+>>> history = model.fit(x, np.sin(3 * x), epochs=50, verbose=0)
+>>> history.history["loss"][-1] < history.history["loss"][0]
+True
+"""
+
+import keras
+
+if keras.backend.backend() != "tensorflow":
+    raise ImportError(
+        "Expected Keras on the TensorFlow backend. "
+        f"Received: keras.backend.backend()={keras.backend.backend()!r}. "
+        'Set os.environ["KERAS_BACKEND"] = "tensorflow" before the first import of keras.'
+    )
+
+from kormos_opt import keras_hook, optimizers
+from kormos_opt.optimizers import LBFGS
+
+__version__ = "0.1.0"
+__all__ = ["LBFGS", "optimizers"]
+
+keras_hook.install({name: LBFGS for name in ("l-bfgs-b", "L-BFGS-B", "lbfgs", "LBFGS", "l-bfgs", "L-BFGS")})

@@ -1,0 +1,79 @@
+"""The trainable variables of a model as one float64 vector, and back.
+
+The vector runs through the variables in the order of `model.trainable_variables`, each in row-major order.
+"""
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+
+class FlatParameters:
+    """Maps a list of variables to a flat float64 vector.
+
+    Args:
+        variables: Keras variables, all of a real floating dtype, in the order of the vector.
+
+    Raises:
+        ValueError: Without variables, or with one that a solver cannot move.
+
+    Example:
+
+    >>> import keras, numpy as np
+    >>> from kormos_opt.flat_parameters import FlatParameters
+    >>> flat = FlatParameters([keras.Variable(np.eye(2)), keras.Variable([5.0])])
+    >>> flat.ravel()
+    array([1., 0., 0., 1., 5.])
+    >>> flat.assign(np.arange(5.0))
+    >>> flat.variables[0].numpy().tolist()
+    [[0.0, 1.0], [2.0, 3.0]]
+    """
+
+    def __init__(self, variables: list[keras.Variable]):
+        if not variables:
+            raise ValueError(
+                "Expected a model with trainable variables. Received: model.trainable_variables=[]. "
+                "Unfreeze a layer (layer.trainable = True) and compile again."
+            )
+        for variable in variables:
+            if not keras.backend.is_float_dtype(variable.dtype):
+                raise ValueError(
+                    "Expected trainable variables of a real floating dtype, since a solver moves them continuously. "
+                    f"Received: {variable.path} of dtype {variable.dtype}. Give it trainable=False or a float dtype."
+                )
+            if variable.constraint is not None:
+                raise ValueError(
+                    "Expected variables without constraints: a solver assigns its iterates as they are. "
+                    f"Received: {variable.path} with constraint={variable.constraint}. "
+                    "Remove the constraint, or use a regularizer."
+                )
+        self.variables = list(variables)
+        self._sizes = [int(np.prod(variable.shape)) for variable in variables]
+        self.size = sum(self._sizes)
+        self.ids = [id(variable) for variable in variables]
+
+    def ravel(self) -> np.ndarray:
+        """The variables' values now, float64 of shape `(size,)`."""
+        return np.concatenate([np.ravel(variable.numpy()).astype("float64") for variable in self.variables])
+
+    def round(self, x: np.ndarray) -> np.ndarray:
+        """`x` as the variables would hold it: rounded to their dtypes, float64 of shape `(size,)`."""
+        pieces = np.split(x, np.cumsum(self._sizes)[:-1])
+        dtypes = [tf.as_dtype(variable.dtype).as_numpy_dtype for variable in self.variables]
+        return np.concatenate([p.astype(dtype).astype("float64") for p, dtype in zip(pieces, dtypes, strict=True)])
+
+    def assign(self, x) -> None:
+        """Assigns a vector of shape `(size,)`, array or tensor, to the variables. Works inside a `tf.function`."""
+        for variable, piece in zip(self.variables, tf.split(x, self._sizes), strict=True):
+            variable.assign(tf.reshape(tf.cast(piece, variable.dtype), variable.shape))
+
+    def ravel_gradients(self, gradients: dict[int, tf.Tensor]) -> tf.Tensor:
+        """The gradients by `id(variable)` as one float64 tensor of shape `(size,)`, zeros where there is none."""
+        pieces = []
+        for variable, size in zip(self.variables, self._sizes, strict=True):
+            gradient = gradients.get(id(variable))
+            if gradient is None:
+                pieces.append(tf.zeros((size,), tf.float64))
+            else:
+                pieces.append(tf.cast(tf.reshape(gradient, (size,)), tf.float64))
+        return tf.concat(pieces, axis=0)

@@ -1,0 +1,243 @@
+"""The one place that touches Keras's inner surface. Each fact it relies on has a test in `tests/test_keras_contract.py`.
+
+Two methods of `keras.Model` ask our optimizers first, and leave every other optimizer alone:
+
+* `make_train_function` lets the optimizer build the train function;
+* `fit` sets the training data aside as one full batch and runs the stock `fit` over a data set of empty steps, one
+  for each solver iteration. The stock loop makes two iterators an epoch and calls the train function once a
+  batch: 25 ms and more an epoch that no evaluation needs. Everything else of `fit` is Keras's own.
+
+The rest of the file gives names to what other modules need of Keras: layers, losses, batches, printing.
+"""
+
+import contextlib
+import functools
+import inspect
+
+import keras
+import tensorflow as tf
+from keras.src.backend import AutocastScope, get_keras_mask
+from keras.src.backend.tensorflow.trainer import TensorFlowTrainer, TFEpochIterator
+from keras.src.trainers.data_adapters import array_data_adapter, array_slicing, get_data_adapter
+from keras.src.utils import io_utils
+
+
+def install(names: dict[str, type]) -> None:
+    """Lets `keras.Model` ask optimizers that have a `make_train_function` of their own. Idempotent.
+
+    Args:
+        names: Optimizer classes by the names that `compile(optimizer=name)` shall know.
+    """
+    keras.saving.get_custom_objects().update(names)
+    if not hasattr(TensorFlowTrainer.fit, "_kormos_opt_stock"):
+        TensorFlowTrainer.make_train_function = _asking(TensorFlowTrainer.make_train_function, _make_train_function)
+        TensorFlowTrainer.fit = _asking(TensorFlowTrainer.fit, _fit)
+
+
+def _asking(stock, ours):
+    @functools.wraps(stock)
+    def method(model, *args, **kwargs):
+        if model.compiled and hasattr(_innermost(model.optimizer), "make_train_function"):
+            return ours(stock, model, *args, **kwargs)
+        return stock(model, *args, **kwargs)
+
+    method._kormos_opt_stock = stock
+    return method
+
+
+def _innermost(optimizer):
+    """The optimizer itself, or the one that Keras wrapped for `mixed_float16`."""
+    return getattr(optimizer, "inner_optimizer", optimizer)
+
+
+def _make_train_function(stock, model, force=False):
+    if model.train_function is None or force:
+        if model.optimizer is not _innermost(model.optimizer):
+            raise ValueError(
+                "Expected a model without loss scaling: the solver needs the loss itself. Received: dtype policy "
+                f"{model.dtype_policy.name!r}, for which compile() wrapped the optimizer in a LossScaleOptimizer. "
+                'Use "mixed_bfloat16" or "float32", or compile(..., auto_scale_loss=False).'
+            )
+        model.train_function = model.optimizer.make_train_function(model)
+
+
+def _fit(stock, model, *args, **kwargs):
+    call = inspect.signature(stock).bind(model, *args, **kwargs)
+    call.apply_defaults()
+    arguments = call.arguments
+    _refuse_learning_rate_callbacks(arguments["callbacks"])
+    _split_validation(arguments)
+    model.make_train_function()
+    train_function = model.train_function
+    arguments["validation_batch_size"] = arguments["validation_batch_size"] or arguments["batch_size"]
+    full_batch = train_function.collect(**{name: arguments.pop(name) for name in _DATA_ARGUMENTS})
+    call = inspect.signature(stock).bind(
+        x=tf.data.Dataset.from_tensors(0).repeat(),
+        steps_per_epoch=train_function.steps_per_epoch,
+        shuffle=False,
+        **{("self" if name == "self" else name): value for name, value in arguments.items()},
+    )
+    with train_function.fitting(full_batch):
+        history = stock(*call.args, **call.kwargs)
+    message = train_function.conclude(history)
+    if message and arguments["verbose"]:
+        io_utils.print_msg(message)
+    return history
+
+
+_DATA_ARGUMENTS = ("x", "y", "sample_weight", "class_weight", "batch_size", "steps_per_epoch", "shuffle")
+
+
+def _refuse_learning_rate_callbacks(callbacks):
+    for callback in keras.tree.flatten(getattr(callbacks, "callbacks", callbacks)):
+        if isinstance(callback, (keras.callbacks.LearningRateScheduler, keras.callbacks.ReduceLROnPlateau)):
+            raise ValueError(
+                "Expected callbacks that leave the learning rate alone: a line search chooses every step length. "
+                f"Received: callbacks with a {type(callback).__name__}. Remove it."
+            )
+
+
+def _split_validation(arguments):
+    if arguments["validation_split"] and arguments["validation_data"] is None:
+        data = (arguments["x"], arguments["y"], arguments["sample_weight"])
+        split = array_slicing.train_validation_split(data, validation_split=arguments["validation_split"])
+        (arguments["x"], arguments["y"], arguments["sample_weight"]), arguments["validation_data"] = split
+    arguments["validation_split"] = 0.0
+
+
+def whole_arrays(x, y, sample_weight, class_weight):
+    """The training data of `fit` as one batch of numpy arrays, or `None` if they are not plain dense arrays."""
+    if not array_data_adapter.can_convert_arrays((x, y, sample_weight)):
+        return None
+    leaves = [leaf for leaf in keras.tree.flatten((x, y, sample_weight)) if leaf is not None]
+    if any(not hasattr(leaf, "shape") or _is_sparse(leaf) for leaf in leaves) or leaves[0].shape[0] == 0:
+        return None
+    adapter = get_data_adapter(x, y, sample_weight, batch_size=leaves[0].shape[0], class_weight=class_weight)
+    return next(iter(adapter.get_numpy_iterator()))
+
+
+def _is_sparse(array):
+    return isinstance(array, (tf.SparseTensor, tf.RaggedTensor)) or hasattr(array, "tocoo")
+
+
+class Batches:
+    """The batches that the stock loop would draw in one epoch, as often as they are asked for.
+
+    Args:
+        model: The model, for its distribution strategy.
+        **data: The data arguments of `fit`.
+
+    Raises:
+        ValueError: If they never end.
+    """
+
+    def __init__(self, model, x, y, sample_weight, class_weight, batch_size, steps_per_epoch):
+        self._iterator = TFEpochIterator(
+            x=x,
+            y=y,
+            sample_weight=sample_weight,
+            class_weight=class_weight,
+            batch_size=batch_size,
+            steps_per_epoch=steps_per_epoch,
+            shuffle=False,
+            distribute_strategy=model.distribute_strategy,
+        )
+        if steps_per_epoch is None and _is_infinite(x):
+            raise ValueError(
+                "Expected data with an end: the objective is a sum over all of it. "
+                "Received: an infinite data set and steps_per_epoch=None. "
+                "Pass steps_per_epoch=, or leave out .repeat()."
+            )
+
+    def __iter__(self):
+        self._iterator.reset()
+        for _, _, iterator in self._iterator:
+            try:
+                batch = next(iterator)
+            except (StopIteration, tf.errors.OutOfRangeError):
+                return
+            yield batch
+
+
+def _is_infinite(x):
+    if isinstance(x, tf.data.Dataset):
+        return int(x.cardinality()) == tf.data.INFINITE_CARDINALITY
+    return isinstance(x, keras.utils.PyDataset) and x.num_batches is None
+
+
+def rows_of(batch) -> tf.Tensor:
+    """The number of rows of a batch, counted as the stock train step does: in the first input."""
+    x, _, _ = keras.utils.unpack_x_y_sample_weight(batch)
+    return tf.shape(next(leaf for leaf in keras.tree.flatten(x) if leaf is not None))[0]
+
+
+def layers(model: keras.Model) -> list[keras.Layer]:
+    """The model and all layers inside it, at any depth."""
+    return list(model._flatten_layers())
+
+
+@contextlib.contextmanager
+def corrected_losses(correct):
+    """Inside, the value of every Keras loss passes through `correct(loss, value, y_true, y_pred, mask, sample_weight)`."""
+    stock = keras.losses.Loss.__call__
+
+    def call(loss, y_true, y_pred, sample_weight=None):
+        value = stock(loss, y_true, y_pred, sample_weight)
+        return correct(loss, value, y_true, y_pred, get_keras_mask(y_pred), sample_weight)
+
+    keras.losses.Loss.__call__ = call
+    try:
+        yield
+    finally:
+        keras.losses.Loss.__call__ = stock
+
+
+@contextlib.contextmanager
+def losses_in_float64(model: keras.Model):
+    """Inside, losses and penalties are computed in float64, where Keras would cast them to `floatx()`."""
+    stock = keras.losses.Loss.__call__
+
+    def call(loss, y_true, y_pred, sample_weight=None):
+        with _dtype_of(loss):
+            return stock(loss, y_true, y_pred, sample_weight)
+
+    keras.losses.Loss.__call__ = call
+    try:
+        with _dtype_of(model._compile_loss), AutocastScope("float64"):
+            yield
+    finally:
+        keras.losses.Loss.__call__ = stock
+
+
+@contextlib.contextmanager
+def _dtype_of(loss):
+    if loss is None:
+        yield
+        return
+    dtype, loss._dtype = loss._dtype, "float64"
+    try:
+        yield
+    finally:
+        loss._dtype = dtype
+
+
+@contextlib.contextmanager
+def watched_layers(on_output, on_error):
+    """Inside, `on_output(layer, outputs)` follows every call of a layer and `on_error(layer, error)` every failure."""
+    stock = keras.Layer.__call__
+
+    @functools.wraps(stock)
+    def call(layer, *args, **kwargs):
+        try:
+            outputs = stock(layer, *args, **kwargs)
+        except Exception as error:
+            on_error(layer, error)
+            raise
+        on_output(layer, outputs)
+        return outputs
+
+    keras.Layer.__call__ = call
+    try:
+        yield
+    finally:
+        keras.Layer.__call__ = stock

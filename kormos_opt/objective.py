@@ -1,0 +1,219 @@
+"""The objective f(x) of a compiled model over its full batch, with gradient and metrics.
+
+    f(x) = sum over batches of rows(b) * loss(b) / rows
+
+which is what Keras reports as the loss of an epoch at fixed weights x. An evaluation assigns x, runs the model's own
+train step over all chunks, and puts every non-trainable variable (dropout seeds, BatchNorm averages) back to what it
+was, so f depends on x alone and two evaluations at one x agree to the last bit.
+
+One evaluation of whole tensors is one call of one `tf.function`.
+"""
+
+import contextlib
+import functools
+from typing import NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from kormos_opt import keras_hook, precision, train_step
+from kormos_opt.flat_parameters import FlatParameters
+from kormos_opt.full_batch import FullBatch, WholeTensors
+from kormos_opt.loss_reductions import LossReductions
+
+_CHUNK_BYTES = 64 * 2**20
+_FEWEST_ROWS = 256
+
+
+class Evaluation(NamedTuple):
+    """f at `x`.
+
+    Attributes:
+        x: The point, float64 of shape `(n,)`.
+        fun: f(x).
+        jac: Its gradient, float64 of shape `(n,)`.
+        logs: What the train step returned for the last chunk: the metrics over all rows, as tensors.
+        averages: The BatchNorm averages after a pass at `x`, as tensors.
+    """
+
+    x: np.ndarray
+    fun: float
+    jac: np.ndarray
+    logs: dict
+    averages: list
+
+
+class PreparedBatch(NamedTuple):
+    """A full batch with what has to be known of it before the first evaluation.
+
+    Attributes:
+        full_batch: The data.
+        rows: How many rows it has, as a float64 tensor.
+        totals: The number of valid entries of each masked or weighted loss, float64 of shape `(losses,)`.
+    """
+
+    full_batch: FullBatch
+    rows: tf.Tensor
+    totals: tf.Tensor
+
+
+class Objective:
+    """f(x) for one model; the data comes with every call.
+
+    Args:
+        model: A compiled model whose optimizer is ours. `prepare` builds it if it is not built.
+        float64: Whether to compute in double precision, whatever the dtypes of the model.
+        batch_size: Rows of a chunk. Defaults to `None`: as many as take 64 MiB of intermediate results.
+    """
+
+    def __init__(self, model: keras.Model, float64: bool, batch_size: int | None = None):
+        self._model = model
+        self._float64 = float64
+        self._rows_per_chunk = batch_size
+        self._counted_losses = 0
+        self.parameters = None
+        compiled = compiled_chunk = lambda function: function
+        if not model.run_eagerly:
+            compiled = functools.partial(tf.function, autograph=False, reduce_retracing=True)
+            compiled_chunk = functools.partial(compiled, jit_compile=model.jit_compile)
+        self._sums = compiled_chunk(self._run_sums)
+        self._counts = compiled(self._run_counts)
+        self._whole = compiled(self._run_whole)
+        self._begin = compiled(self._run_begin)
+        self._finish = compiled(self._run_finish)
+
+    def prepare(self, full_batch: FullBatch) -> PreparedBatch:
+        """Builds the model, chooses the size of a chunk, and counts the valid entries where losses need them."""
+        batch = PreparedBatch(full_batch, tf.constant(full_batch.rows, tf.float64), tf.zeros((0,), tf.float64))
+        if self._model.run_eagerly:
+            self._rows_per_chunk = self._rows_per_chunk or _FEWEST_ROWS
+            self._run_counts(next(self._chunks(full_batch)), batch.rows)
+        elif self.parameters is None:
+            first = next(self._chunks(full_batch))
+            spec = keras.tree.map_structure(_any_rows, first)
+            traced = self._sums.get_concrete_function(spec, batch.rows, tf.TensorSpec((None,), tf.float64))
+            self._rows_per_chunk = self._rows_per_chunk or _rows_that_fit(traced.graph)
+        if self._counted_losses:
+            state = self.state()
+            counts = [self._counts(chunk, batch.rows) for chunk in self._chunks(full_batch)]
+            self.restore(state)
+            batch = batch._replace(totals=tf.add_n(counts))
+        return batch
+
+    def evaluate(self, x: np.ndarray, batch: PreparedBatch) -> Evaluation:
+        """f, its gradient and the metrics at `x`, float64 of shape `(n,)`. Leaves the weights at `x`."""
+        if isinstance(batch.full_batch, WholeTensors):
+            one_chunk = batch.full_batch.rows <= self._rows_per_chunk
+            fun, jac, averages, logs = self._whole(x, batch.full_batch.data, batch.rows, batch.totals, one_chunk)
+        else:
+            before, sums = self._begin(x), None
+            for chunk in batch.full_batch.batches:
+                *terms, logs = self._sums(chunk, batch.rows, batch.totals)
+                sums = terms if sums is None else [total + term for total, term in zip(sums, terms, strict=True)]
+            fun, jac, averages = self._finish(before, *sums, batch.rows)
+        return Evaluation(x, float(fun), jac.numpy(), logs, averages)
+
+    def state(self) -> list[tf.Tensor]:
+        """The values of the non-trainable variables."""
+        return [tf.identity(variable.value) for variable in self._model.non_trainable_variables]
+
+    def restore(self, state: list[tf.Tensor]) -> None:
+        """Assigns what `state` returned."""
+        for variable, value in zip(self._model.non_trainable_variables, state, strict=True):
+            variable.assign(value)
+
+    def assign_averages(self, averages: list[tf.Tensor]) -> None:
+        """Makes the BatchNorm averages those of an evaluation."""
+        for variable, value in zip(self._averages(), averages, strict=True):
+            variable.assign(value)
+
+    def _averages(self):
+        norms = (layer for layer in keras_hook.layers(self._model) if isinstance(layer, keras.layers.BatchNormalization))
+        return [variable for layer in norms for variable in layer.non_trainable_variables]
+
+    def _chunks(self, full_batch):
+        if not isinstance(full_batch, WholeTensors):
+            yield from full_batch.batches
+            return
+        size = self._rows_per_chunk or _FEWEST_ROWS
+        for start in range(0, full_batch.rows, size):
+            yield _rows(full_batch.data, start, size)
+
+    def _run_whole(self, x, data, total_rows, totals, one_chunk):
+        before = self._run_begin(x)
+        if one_chunk:
+            *sums, logs = self._sums(data, total_rows, totals)
+            return *self._run_finish(before, *sums, total_rows), logs
+
+        size = self._rows_per_chunk
+        start_of_last = (tf.cast(total_rows, tf.int32) - 1) // size * size
+
+        def add(start, *sums):
+            *terms, _ = self._sums(_rows(data, start, size), total_rows, totals)
+            return start + size, *(total + term for total, term in zip(sums, terms, strict=True))
+
+        start, *sums = tf.while_loop(
+            lambda start, *_: start < start_of_last,
+            add,
+            (tf.constant(0), tf.zeros((), tf.float64), tf.zeros((self.parameters.size,), tf.float64)),
+            parallel_iterations=1,
+        )
+        *terms, logs = self._sums(_rows(data, start, size), total_rows, totals)
+        sums = [total + term for total, term in zip(sums, terms, strict=True)]
+        return *self._run_finish(before, *sums, total_rows), logs
+
+    def _run_begin(self, x):
+        self.parameters.assign(x)
+        self._model.reset_metrics()
+        return self.state()
+
+    def _run_finish(self, before, loss, gradient, total_rows):
+        averages = [tf.identity(variable.value) for variable in self._averages()]
+        self.restore(before)
+        return loss / total_rows, gradient / total_rows, averages
+
+    def _run_sums(self, batch, total_rows, totals):
+        """`rows * loss`, `rows * gradient` and the logs of one chunk."""
+        heard, reductions, rows = self._run_train_step(batch, total_rows, totals)
+        self._counted_losses = len(reductions.counts)
+        if self.parameters is None:
+            self.parameters = FlatParameters(self._model.trainable_variables)
+        gradient = self.parameters.ravel_gradients(heard.gradients)
+        return rows * tf.cast(heard.loss, tf.float64), rows * gradient, heard.logs
+
+    def _run_counts(self, batch, total_rows):
+        """The valid entries of every loss of one chunk that is a mean over valid entries."""
+        _, reductions, _ = self._run_train_step(batch, total_rows, totals=None)
+        self._counted_losses = len(reductions.counts)
+        return tf.stack(reductions.counts) if reductions.counts else tf.zeros((0,), tf.float64)
+
+    def _run_train_step(self, batch, total_rows, totals):
+        rows = tf.cast(keras_hook.rows_of(batch), tf.float64)
+        reductions = LossReductions(rows, total_rows, totals)
+        double = precision.float64_compute(self._model) if self._float64 else contextlib.nullcontext()
+        with double, keras_hook.corrected_losses(reductions.correct):
+            return train_step.run(self._model, batch), reductions, rows
+
+
+def _rows(data, start, size):
+    """Rows `start` to `start + size` of whole tensors. Where they are aligned, TensorFlow shares the memory."""
+    return keras.tree.map_structure(lambda leaf: None if leaf is None else leaf[start : start + size], data)
+
+
+def _any_rows(leaf):
+    """What to trace a chunk for: the dtype and shape of `leaf` with any number of rows."""
+    if not isinstance(leaf, tf.Tensor) or leaf.shape.rank == 0:
+        return leaf
+    return tf.TensorSpec((None, *leaf.shape[1:]), leaf.dtype)
+
+
+def _rows_that_fit(graph):
+    """Rows whose intermediate results, all of them at once, take `_CHUNK_BYTES`. A multiple of 64: see `_rows`."""
+    bytes_per_row = 0
+    for operation in graph.get_operations():
+        for tensor in operation.outputs:
+            if tensor.shape.rank and tensor.shape[0] is None:
+                inner = [size for size in tensor.shape[1:] if size is not None]
+                bytes_per_row += int(np.prod(inner)) * tensor.dtype.size
+    return max(_FEWEST_ROWS, _CHUNK_BYTES // max(bytes_per_row, 1) // 64 * 64)

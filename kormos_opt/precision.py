@@ -1,0 +1,75 @@
+"""Evaluates a float32 model in double precision: its layers compute in float64, its weights stay as they are.
+
+L-BFGS compares values of the loss that differ less and less. In float32 the comparison drowns in rounding long
+before the optimum, the usual reason why such fits "stop after a few iterations".
+"""
+
+import contextlib
+
+import keras
+import ml_dtypes
+
+from kormos_opt import keras_hook
+
+
+class _Float64Compute(keras.DTypePolicy):
+    """Computes in float64 with variables of the dtype that `policy` gave them."""
+
+    def __init__(self, policy):
+        super().__init__("float64")
+        self._variable_dtype = policy.variable_dtype
+
+
+def compute_dtype(model: keras.Model) -> str:
+    """The coarsest floating dtype that the model or one of its layers with weights computes in."""
+    dtypes = [layer.compute_dtype for layer in keras_hook.layers(model) if layer.variables] + [model.compute_dtype]
+    return max(filter(keras.backend.is_float_dtype, dtypes), key=resolution)
+
+
+def resolution(dtype: str) -> float:
+    """The machine epsilon of `dtype`."""
+    return float(ml_dtypes.finfo(dtype).eps)
+
+
+@contextlib.contextmanager
+def float64_compute(model: keras.Model):
+    """Inside, `model` and its losses compute in float64; afterwards they have their own dtypes again.
+
+    Raises:
+        ValueError: For a layer that does not compute in float64. It is named.
+    """
+    changed = [
+        (layer, layer.dtype_policy)
+        for layer in keras_hook.layers(model)
+        if keras.backend.is_float_dtype(layer.compute_dtype) and layer.compute_dtype != "float64"
+    ]
+    for layer, _ in changed:
+        if layer.quantization_mode is not None:
+            _refuse(layer)
+    try:
+        for layer, policy in changed:
+            layer.dtype_policy = _Float64Compute(policy)
+        with keras_hook.losses_in_float64(model), keras_hook.watched_layers(_refuse_other_floats, _refuse_mixed):
+            yield
+    finally:
+        for layer, policy in changed:
+            layer.dtype_policy = policy
+
+
+def _refuse_other_floats(layer, outputs):
+    for output in keras.tree.flatten(outputs):
+        dtype = keras.backend.standardize_dtype(getattr(output, "dtype", "float64"))
+        if layer.compute_dtype == "float64" and keras.backend.is_float_dtype(dtype) and dtype != "float64":
+            _refuse(layer)
+
+
+def _refuse_mixed(layer, error):
+    if layer.compute_dtype == "float64" and ("float" in str(error) or "double" in str(error)):
+        _refuse(layer, error)
+
+
+def _refuse(layer, error=None):
+    raise ValueError(
+        'Expected layers that compute in float64 for precision="float64". '
+        f'Received: layer {layer.name!r} ({type(layer).__name__}), which does not. Use precision="model".'
+    ) from error

@@ -1,0 +1,99 @@
+"""One run of a solver: answers its requests with evaluations, one iteration at a time."""
+
+from collections.abc import Callable
+
+import numpy as np
+from scipy.optimize import OptimizeResult
+
+from kormos_opt.objective import Evaluation
+from kormos_opt.solvers.base import Evaluate, Solver
+
+
+class SolverRun:
+    """A solver between its first request and its result.
+
+    Args:
+        solver: The solver, not started.
+
+    Attributes:
+        accepted: The evaluation at the last accepted iterate, at first the starting point. `None` before the first.
+        latest: The last evaluation; the model's weights are at its `x`.
+        nit: Accepted iterates.
+        nfev: Evaluations of f and its gradient.
+        result: The solver's `OptimizeResult` once it has ended, else `None`.
+    """
+
+    def __init__(self, solver: Solver):
+        self._solver = solver
+        self._request = None
+        self.accepted = self.latest = self.result = None
+        self.nit = self.nfev = 0
+
+    def iterate(self, evaluate: Callable[[np.ndarray], Evaluation]) -> bool:
+        """Runs to the next iterate and on to the request behind it, where a solver that has converged ends.
+
+        Args:
+            evaluate: Gives the evaluation at a point.
+
+        Returns:
+            Whether there was a next iterate; if not, the solver has ended without one.
+
+        Raises:
+            ValueError: If f or its gradient is not finite at the starting point.
+        """
+        if self._request is None:
+            self._send(None)
+        while self.result is None:
+            if not isinstance(self._request, Evaluate):
+                self.accepted = self.latest
+                self.nit += 1
+                self._send(None)
+                return True
+            self.latest = evaluate(self._request.x)
+            self.nfev += 1
+            if self.accepted is None:
+                _check_finite(self.latest)
+                self.accepted = self.latest
+            self._send((self.latest.fun, self.latest.jac))
+        return False
+
+    def interrupted(self) -> OptimizeResult:
+        """A result for a run that was suspended before it ended."""
+        return OptimizeResult(
+            x=self.accepted.x,
+            fun=self.accepted.fun,
+            jac=self.accepted.jac,
+            nit=self.nit,
+            nfev=self.nfev,
+            njev=self.nfev,
+            success=False,
+            status=1,
+            message=(
+                f"Suspended after {self.nit} iterations, not converged: the gradient's norm is "
+                f"{np.linalg.norm(self.accepted.jac):.3g}. Another fit on the same data goes on from here"
+            ),
+        )
+
+    def close(self) -> None:
+        """Ends the solver and frees what it holds."""
+        self._solver.close()
+
+    def _send(self, answer):
+        try:
+            self._request = self._solver.send(answer)
+        except StopIteration as end:
+            self.result = end.value
+
+
+def _check_finite(start):
+    if not np.isfinite(start.fun):
+        raise ValueError(
+            "Expected a finite loss at the starting point. "
+            f"Received: loss={start.fun}. Look for NaN or inf in the data or the weights, or start from other weights."
+        )
+    if not np.isfinite(start.jac).all():
+        raise ValueError(
+            "Expected a finite gradient at the starting point. "
+            f"Received: {np.count_nonzero(~np.isfinite(start.jac))} entries of {start.jac.size} that are NaN or inf. "
+            "Look for a square root or a logarithm at 0 in the model or its loss, or start from other weights."
+        )

@@ -1,0 +1,165 @@
+"""One step of the stock `fit` loop is one iteration of the solver: starts it, resumes it, stops the fit with it.
+
+The solver stays suspended between steps, epochs and fits. Whatever interrupts a step, the model's weights are the last
+accepted iterate.
+"""
+
+import contextlib
+import logging
+
+import keras
+import numpy as np
+
+from kormos_opt import full_batch, precision
+from kormos_opt.flat_parameters import FlatParameters
+from kormos_opt.full_batch import FullBatch
+from kormos_opt.objective import Objective
+from kormos_opt.solver_run import SolverRun
+from kormos_opt.solvers.safeguards import safeguard
+
+_log = logging.getLogger("kormos_opt")
+
+
+class TrainFunction:
+    """What `Model.fit` calls at every step, and `Model.train_on_batch` with an iterator over one batch.
+
+    Args:
+        model: The model to train.
+        optimizer: The `BatchOptimizer` it is compiled with: settings and the solver.
+    """
+
+    def __init__(self, model: keras.Model, optimizer):
+        self._model = model
+        self._optimizer = optimizer
+        self._objective = None
+        self._run = None
+        self._state = None
+        self._data = None
+        self._batch = None
+        self._step = 0
+        self._row = None
+        if model.built:
+            FlatParameters(model.trainable_variables)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps, which are iterations, of an epoch."""
+        return self._optimizer.iterations_per_epoch
+
+    def collect(self, shuffle, **data) -> FullBatch:
+        """The full batch of the data arguments of `fit`. The order of a sum's terms matters to its rounding only."""
+        del shuffle
+        return full_batch.of_fit(self._model, self._optimizer.cache, **data)
+
+    @contextlib.contextmanager
+    def fitting(self, data: FullBatch):
+        """Inside, steps work on `data`; afterwards nothing holds it any more."""
+        self._data = data
+        self._step = 0
+        self._row = None
+        try:
+            yield
+        finally:
+            self._data = self._batch = None
+            if self._run is not None and self._run.result is None:
+                self._optimizer.result = self._run.interrupted()
+
+    def __call__(self, iterator) -> dict:
+        if self._data is None:
+            with self.fitting(full_batch.of_batches(iterator)):
+                return self._guarded_step()
+        return self._guarded_step()
+
+    def conclude(self, history: keras.callbacks.History) -> str | None:
+        """Takes back the row of an epoch in which the solver ended without an iterate.
+
+        Returns:
+            Why the solver ended, or `None` if it did not.
+        """
+        if self._row:
+            lengths, epochs = self._row
+            del history.epoch[epochs:]
+            for name, values in history.history.items():
+                del values[lengths[name] :]
+        return self._run.result.message if self._run is not None and self._run.result is not None else None
+
+    def _guarded_step(self):
+        try:
+            return self._iterate()
+        except BaseException:
+            self._abandon()
+            raise
+
+    def _iterate(self):
+        if self._must_start():
+            if self._run is not None:
+                self._run.close()
+            self._state = self._objective.state()
+            x0 = self._objective.parameters.ravel()
+            self._run = SolverRun(safeguard(self._optimizer.solver(x0), **self._resolution()))
+        run = self._run
+        moved = run.iterate(lambda x: self._objective.evaluate(x, self._batch))
+        if run.latest is not run.accepted:
+            self._objective.parameters.assign(run.accepted.x)
+        if moved:
+            self._optimizer.iterations.assign_add(1)
+            if run.accepted.averages:
+                self._objective.assign_averages(run.accepted.averages)
+                self._state = self._objective.state()
+        if run.result is not None:
+            self._optimizer.result = run.result
+            self._model.stop_training = True
+            if not moved and self._step % self.steps_per_epoch == 0 and self._model.history.epoch:
+                rows = {name: len(values) for name, values in self._model.history.history.items()}
+                self._row = rows, len(self._model.history.epoch)
+        self._step += 1
+        return self._logs()
+
+    def _must_start(self):
+        first = self._batch is None
+        if first:
+            variables = self._model.trainable_variables
+            if self._objective is None or [id(v) for v in variables] != self._objective.parameters.ids:
+                self._run = None
+                self._objective = Objective(self._model, self._optimizer.precision == "float64", self._optimizer.batch_size)
+            self._batch = self._objective.prepare(self._data)
+        if self._run is None or self._run.result is not None:
+            return True
+        if self._step % self.steps_per_epoch:
+            return False
+        if not np.array_equal(self._objective.parameters.ravel(), self._objective.parameters.round(self._run.accepted.x)):
+            _log.info("The weights were changed since the last iteration: the solver starts afresh from them.")
+            return True
+        if first and not self._is_same_objective():
+            _log.info("The data or the model were changed since the last fit: the solver starts afresh.")
+            return True
+        return False
+
+    def _is_same_objective(self):
+        accepted = self._run.accepted
+        again = self._objective.evaluate(accepted.x, self._batch)
+        return again.fun == accepted.fun and np.array_equal(again.jac, accepted.jac)
+
+    def _resolution(self):
+        dtype = "float64" if self._optimizer.precision == "float64" else precision.compute_dtype(self._model)
+        return {"dtype": dtype, "resolution": precision.resolution(dtype) if self._optimizer.at_resolution else None}
+
+    def _logs(self):
+        accepted = self._run.accepted
+        return {
+            **{name: float(value) for name, value in accepted.logs.items() if np.ndim(value) == 0},
+            "loss": accepted.fun,
+            "grad": float(np.linalg.norm(accepted.jac)),
+            "fg_evals": self._run.nfev,
+            "hessp_evals": 0,
+        }
+
+    def _abandon(self):
+        run, self._run = self._run, None
+        if run is None:
+            return
+        run.close()
+        if run.accepted is not None:
+            self._objective.parameters.assign(run.accepted.x)
+        if self._state is not None:
+            self._objective.restore(self._state)
