@@ -176,6 +176,12 @@ def layers(model: keras.Model) -> list[keras.Layer]:
     return list(model._flatten_layers())
 
 
+def call_of(function: tf.types.experimental.ConcreteFunction):
+    """Calls `function` with flat tensors, past the matching of arguments, which takes as long as a small evaluation."""
+    captured = function.captured_inputs
+    return lambda *tensors: function._call_flat(list(tensors), captured)
+
+
 @contextlib.contextmanager
 def corrected_losses(correct):
     """Inside, the value of every Keras loss passes through `correct(loss, value, y_true, y_pred, mask, sample_weight)`."""

@@ -11,6 +11,7 @@ One evaluation of whole tensors is one call of one `tf.function`.
 
 import contextlib
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import keras
@@ -51,11 +52,15 @@ class PreparedBatch(NamedTuple):
         full_batch: The data.
         rows: How many rows it has, as a float64 tensor.
         totals: The number of valid entries of each masked or weighted loss, float64 of shape `(losses,)`.
+        whole: Evaluates whole tensors, called with x, `rows`, `totals` and the tensors of `data`.
+        data: The whole tensors, flat.
     """
 
     full_batch: FullBatch
     rows: tf.Tensor
     totals: tf.Tensor
+    whole: Callable | None = None
+    data: tuple = ()
 
 
 class Objective:
@@ -79,7 +84,7 @@ class Objective:
             compiled_chunk = functools.partial(compiled, jit_compile=model.jit_compile)
         self._sums = compiled_chunk(self._run_sums)
         self._counts = compiled(self._run_counts)
-        self._whole = compiled(self._run_whole)
+        self._whole = functools.cache(lambda *cut: compiled(functools.partial(self._run_whole, *cut)))
         self._begin = compiled(self._run_begin)
         self._finish = compiled(self._run_finish)
 
@@ -99,13 +104,26 @@ class Objective:
             counts = [self._counts(chunk, batch.rows) for chunk in self._chunks(full_batch)]
             self.restore(state)
             batch = batch._replace(totals=tf.add_n(counts))
+        if isinstance(full_batch, WholeTensors):
+            batch = batch._replace(**self._prepare_whole(batch))
         return batch
+
+    def _prepare_whole(self, batch):
+        """One concrete function of flat tensors: a call costs a fraction of what calling a `tf.function` does."""
+        one_chunk = batch.full_batch.rows <= self._rows_per_chunk
+        leaves = keras.tree.flatten(batch.full_batch.data)
+        data = tuple(leaf for leaf in leaves if leaf is not None)
+        structure = keras.tree.map_structure(lambda leaf: leaf is not None, batch.full_batch.data)
+        whole = self._whole(_Hashable(structure), one_chunk)
+        if not self._model.run_eagerly:
+            x = tf.TensorSpec((self.parameters.size,), tf.float64)
+            whole = keras_hook.call_of(whole.get_concrete_function(x, batch.rows, batch.totals, *data))
+        return {"whole": whole, "data": data}
 
     def evaluate(self, x: np.ndarray, batch: PreparedBatch) -> Evaluation:
         """f, its gradient and the metrics at `x`, float64 of shape `(n,)`. Leaves the weights at `x`."""
         if isinstance(batch.full_batch, WholeTensors):
-            one_chunk = batch.full_batch.rows <= self._rows_per_chunk
-            fun, jac, averages, logs = self._whole(x, batch.full_batch.data, batch.rows, batch.totals, one_chunk)
+            fun, jac, averages, logs = batch.whole(tf.constant(x), batch.rows, batch.totals, *batch.data)
         else:
             before, sums = self._begin(x), None
             for chunk in batch.full_batch.batches:
@@ -140,7 +158,8 @@ class Objective:
         for start in range(0, full_batch.rows, size):
             yield _rows(full_batch.data, start, size)
 
-    def _run_whole(self, x, data, total_rows, totals, one_chunk):
+    def _run_whole(self, structure, one_chunk, x, total_rows, totals, *flat):
+        data = structure.fill(flat)
         before = self._run_begin(x)
         if one_chunk:
             *sums, logs = self._sums(data, total_rows, totals)
@@ -194,6 +213,24 @@ class Objective:
         double = precision.float64_compute(self._model) if self._float64 else contextlib.nullcontext()
         with double, keras_hook.corrected_losses(reductions.correct):
             return train_step.run(self._model, batch), reductions, rows
+
+
+class _Hashable:
+    """Where the tensors of a batch belong; equal for batches of one structure, so that they share a trace."""
+
+    def __init__(self, structure):
+        self._structure = structure
+
+    def __eq__(self, other):
+        return repr(self._structure) == repr(other._structure)
+
+    def __hash__(self):
+        return hash(repr(self._structure))
+
+    def fill(self, tensors):
+        """The batch with these tensors, in order, where there were tensors, `None` elsewhere."""
+        tensors = iter(tensors)
+        return keras.tree.map_structure(lambda there: next(tensors) if there else None, self._structure)
 
 
 def _rows(data, start, size):

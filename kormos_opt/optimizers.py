@@ -68,8 +68,8 @@ class BatchOptimizer(keras.optimizers.Optimizer):
         """The `scipy.optimize.OptimizeResult` of the last fit, `None` before the first."""
         return self._outcome.result
 
-    @result.setter
-    def result(self, result):
+    def record(self, result: OptimizeResult) -> None:
+        """Keeps the result of a fit."""
         self._outcome.result = result
 
     @property
@@ -126,7 +126,7 @@ class BatchOptimizer(keras.optimizers.Optimizer):
 
 
 class _Outcome:
-    """Holds a result out of sight of Keras's and TensorFlow's attribute tracking."""
+    """Holds a result where neither Keras nor TensorFlow tracks it: they would wrap and save it."""
 
     result = None
 

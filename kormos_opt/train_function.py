@@ -38,6 +38,7 @@ class TrainFunction:
         self._batch = None
         self._step = 0
         self._row = None
+        self._counted = 0
         if model.built:
             FlatParameters(model.trainable_variables)
 
@@ -62,7 +63,7 @@ class TrainFunction:
         finally:
             self._data = self._batch = None
             if self._run is not None and self._run.result is None:
-                self._optimizer.result = self._run.interrupted()
+                self._optimizer.record(self._run.interrupted())
 
     def __call__(self, iterator) -> dict:
         if self._data is None:
@@ -97,22 +98,25 @@ class TrainFunction:
             self._state = self._objective.state()
             x0 = self._objective.parameters.ravel()
             self._run = SolverRun(safeguard(self._optimizer.solver(x0), **self._resolution()))
+            self._counted = 0
         run = self._run
         moved = run.iterate(lambda x: self._objective.evaluate(x, self._batch))
         if run.latest is not run.accepted:
             self._objective.parameters.assign(run.accepted.x)
         if moved:
-            self._optimizer.iterations.assign_add(1)
             if run.accepted.averages:
                 self._objective.assign_averages(run.accepted.averages)
                 self._state = self._objective.state()
         if run.result is not None:
-            self._optimizer.result = run.result
+            self._optimizer.record(run.result)
             self._model.stop_training = True
             if not moved and self._step % self.steps_per_epoch == 0 and self._model.history.epoch:
                 rows = {name: len(values) for name, values in self._model.history.history.items()}
                 self._row = rows, len(self._model.history.epoch)
         self._step += 1
+        if run.result is not None or self._step % self.steps_per_epoch == 0:
+            self._optimizer.iterations.assign_add(run.nit - self._counted)
+            self._counted = run.nit
         return self._logs()
 
     def _must_start(self):

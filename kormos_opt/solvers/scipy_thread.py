@@ -8,6 +8,7 @@ While scipy computes, BLAS is held to one thread: the vectors are small against 
 OpenBLAS workers spin on the cores that TensorFlow needs next (scipy issues 22438 and 23191).
 """
 
+import functools
 import re
 import threading
 import warnings
@@ -73,7 +74,6 @@ def minimize(x0: np.ndarray, method: str, tol: float | None = None, options: dic
     True
     """
     to_scipy, to_caller = SimpleQueue(), SimpleQueue()
-    blas = threadpoolctl.ThreadpoolController().select(user_api="blas")
     thread = threading.Thread(
         target=_run_scipy,
         args=(x0, method, tol, options, to_scipy, to_caller),
@@ -83,12 +83,14 @@ def minimize(x0: np.ndarray, method: str, tol: float | None = None, options: dic
     answer = None
     try:
         while True:
-            with blas.limit(limits=1):
+            with _blas().limit(limits=1):
                 if thread.ident is None:
                     thread.start()
                 else:
                     to_scipy.put(answer)
-                message = to_caller.get()
+                iterates, message = to_caller.get()
+            for x in iterates:
+                yield Iterate(x)
             if isinstance(message, OptimizeResult):
                 return message
             if isinstance(message, BaseException):
@@ -98,6 +100,12 @@ def minimize(x0: np.ndarray, method: str, tol: float | None = None, options: dic
         to_scipy.put(_ABANDON)
         if thread.ident is not None:
             thread.join()
+
+
+@functools.cache
+def _blas():
+    """The BLAS libraries of numpy and scipy. Finding them takes 6 ms."""
+    return threadpoolctl.ThreadpoolController().select(user_api="blas")
 
 
 def check_options(method: str, tol: float | None, options: dict) -> None:
@@ -124,32 +132,34 @@ def known_options(method: str) -> list[str]:
 
 
 def _run_scipy(x0, method, tol, options, to_scipy, to_caller):
-    def ask(request):
-        to_caller.put(request)
+    """Sends pairs of the iterates since the last pair and a request or the end: one change of threads for both."""
+    iterates = []
+
+    def tell(message):
+        nonlocal iterates
+        to_caller.put((iterates, message))
+        iterates = []
+
+    def fun(x):
+        tell(Evaluate(np.array(x)))
         answer = to_scipy.get()
         if answer is _ABANDON:
             raise _Abandoned
         return answer
 
     def callback(intermediate_result):
-        ask(Iterate(np.array(intermediate_result.x)))
+        iterates.append(np.array(intermediate_result.x))
 
     try:
         result = scipy.optimize.minimize(
-            lambda x: ask(Evaluate(np.array(x))),
-            x0,
-            method=method,
-            jac=True,
-            tol=tol,
-            callback=callback,
-            options=options,
+            fun, x0, method=method, jac=True, tol=tol, callback=callback, options=options
         )
         result.message = _explain(result.message)
     except _Abandoned:
         return
     except BaseException as error:
         result = error
-    to_caller.put(result)
+    tell(result)
 
 
 def _explain(message):
