@@ -153,7 +153,7 @@ class TrainFunction:
         return {
             **{name: float(value) for name, value in accepted.logs.items() if np.ndim(value) == 0},
             "loss": accepted.fun,
-            "grad": float(np.linalg.norm(accepted.jac)),
+            "grad": self._run.gradient_norm,
             "fg_evals": self._run.nfev,
             "hessp_evals": 0,
         }

@@ -3,12 +3,8 @@
 scipy calls the objective; a Keras epoch has to call the solver. A thread turns one into the other: it runs
 scipy and sleeps whenever scipy wants a value. Only numpy arrays cross over; TensorFlow stays in the thread
 that called `fit`, where its device scopes and distribution strategies live.
-
-While scipy computes, BLAS is held to one thread: the vectors are small against the objective, and idle
-OpenBLAS workers spin on the cores that TensorFlow needs next (scipy issues 22438 and 23191).
 """
 
-import functools
 import re
 import threading
 import warnings
@@ -16,7 +12,6 @@ from queue import SimpleQueue
 
 import numpy as np
 import scipy.optimize
-import threadpoolctl
 from scipy.optimize import OptimizeResult
 
 from kormos_opt.solvers.base import Evaluate, Iterate, Solver
@@ -83,12 +78,11 @@ def minimize(x0: np.ndarray, method: str, tol: float | None = None, options: dic
     answer = None
     try:
         while True:
-            with _blas().limit(limits=1):
-                if thread.ident is None:
-                    thread.start()
-                else:
-                    to_scipy.put(answer)
-                iterates, message = to_caller.get()
+            if thread.ident is None:
+                thread.start()
+            else:
+                to_scipy.put(answer)
+            iterates, message = to_caller.get()
             for x in iterates:
                 yield Iterate(x)
             if isinstance(message, OptimizeResult):
@@ -100,12 +94,6 @@ def minimize(x0: np.ndarray, method: str, tol: float | None = None, options: dic
         to_scipy.put(_ABANDON)
         if thread.ident is not None:
             thread.join()
-
-
-@functools.cache
-def _blas():
-    """The BLAS libraries of numpy and scipy. Finding them takes 6 ms."""
-    return threadpoolctl.ThreadpoolController().select(user_api="blas")
 
 
 def check_options(method: str, tol: float | None, options: dict) -> None:
