@@ -43,7 +43,11 @@ def softmax_regression(data):
     """Softmax regression on MNIST: 60000 rows, 784 columns, 10 classes."""
     x, y = mnist(data)
     return Problem(
-        lambda: _sequential(784, keras.layers.Dense(10, "softmax")), x, y, "categorical_crossentropy", (1024, 4096, 8192)
+        lambda: _sequential(784, keras.layers.Dense(10, "softmax")),
+        x,
+        y,
+        "categorical_crossentropy",
+        (1024, 4096, 8192),
     )
 
 
@@ -70,7 +74,10 @@ def factorization(data):
         inputs = [keras.Input((1,), dtype="int32"), keras.Input((1,), dtype="int32")]
         embedded = [
             keras.layers.Embedding(
-                int(ids.max()) + 2, 5, embeddings_initializer="normal", embeddings_regularizer=keras.regularizers.L2(1e-5)
+                int(ids.max()) + 2,
+                5,
+                embeddings_initializer="normal",
+                embeddings_regularizer=keras.regularizers.L2(1e-5),
             )(ids_input)
             for ids, ids_input in zip((user, item), inputs, strict=True)
         ]

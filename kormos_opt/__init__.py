@@ -32,4 +32,4 @@ from kormos_opt.optimizers import LBFGS
 __version__ = "0.1.0"
 __all__ = ["LBFGS", "optimizers"]
 
-keras_hook.install({name: LBFGS for name in ("l-bfgs-b", "L-BFGS-B", "lbfgs", "LBFGS", "l-bfgs", "L-BFGS")})
+keras_hook.install(dict.fromkeys(("l-bfgs-b", "L-BFGS-B", "lbfgs", "LBFGS", "l-bfgs", "L-BFGS"), LBFGS))

@@ -66,8 +66,8 @@ def of_batches(batches: Iterable, budget: float | None = None) -> FullBatch:
     """Draws all batches once and keeps them, joined to whole tensors where their shapes allow it."""
     kept, size = [], 0
     for batch in batches:
-        kept.append(keras.tree.map_structure(_without_optional, batch))
-        size += sum(_bytes(leaf) for leaf in keras.tree.flatten(batch))
+        kept.append(keras.tree.map_structure(_to_tensor, batch))
+        size += sum(_bytes(leaf) for leaf in keras.tree.flatten(kept[-1]))
         if budget is not None and size > budget:
             raise MemoryError(
                 f"Expected training data of at most {budget / 2**30:.1f} GiB, half of this machine's memory. "
@@ -93,11 +93,9 @@ def _checked(full_batch):
 
 
 def _to_tensor(leaf):
-    return None if leaf is None else tf.convert_to_tensor(leaf)
-
-
-def _without_optional(leaf):
-    return None if isinstance(leaf, tf.experimental.Optional) else leaf
+    if leaf is None or isinstance(leaf, tf.experimental.Optional):  # how tf.data carries a None
+        return None
+    return leaf if isinstance(leaf, (tf.SparseTensor, tf.RaggedTensor)) else tf.convert_to_tensor(leaf)
 
 
 def _join(*leaves):
@@ -105,7 +103,7 @@ def _join(*leaves):
 
 
 def _is_dense(batch):
-    return all(leaf is None or (tf.is_tensor(leaf) and isinstance(leaf, tf.Tensor)) for leaf in keras.tree.flatten(batch))
+    return all(leaf is None or isinstance(leaf, tf.Tensor) for leaf in keras.tree.flatten(batch))
 
 
 def _can_join(batches):

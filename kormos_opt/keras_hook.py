@@ -1,4 +1,4 @@
-"""The one place that touches Keras's inner surface. Each fact it relies on has a test in `tests/test_keras_contract.py`.
+"""The one place that touches Keras's inner surface. `tests/test_keras_contract.py` tests each fact it relies on.
 
 Two methods of `keras.Model` ask our optimizers first, and leave every other optimizer alone:
 
@@ -184,7 +184,7 @@ def call_of(function: tf.types.experimental.ConcreteFunction):
 
 @contextlib.contextmanager
 def corrected_losses(correct):
-    """Inside, the value of every Keras loss passes through `correct(loss, value, y_true, y_pred, mask, sample_weight)`."""
+    """Inside, every value of a Keras loss goes through `correct(loss, value, y_true, y_pred, mask, sample_weight)`."""
     stock = keras.losses.Loss.__call__
 
     def call(loss, y_true, y_pred, sample_weight=None):

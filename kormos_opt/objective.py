@@ -100,13 +100,17 @@ class Objective:
             traced = self._sums.get_concrete_function(spec, batch.rows, tf.TensorSpec((None,), tf.float64))
             self._rows_per_chunk = self._rows_per_chunk or _rows_that_fit(traced.graph)
         if self._counted_losses:
-            state = self.state()
-            counts = [self._counts(chunk, batch.rows) for chunk in self._chunks(full_batch)]
-            self.restore(state)
-            batch = batch._replace(totals=tf.add_n(counts))
+            batch = batch._replace(totals=self._totals(batch))
         if isinstance(full_batch, WholeTensors):
             batch = batch._replace(**self._prepare_whole(batch))
         return batch
+
+    def _totals(self, batch):
+        state = self.state()
+        try:
+            return tf.add_n([self._counts(chunk, batch.rows) for chunk in self._chunks(batch.full_batch)])
+        finally:
+            self.restore(state)
 
     def _prepare_whole(self, batch):
         """One concrete function of flat tensors: a call costs a fraction of what calling a `tf.function` does."""
@@ -147,7 +151,8 @@ class Objective:
             variable.assign(value)
 
     def _averages(self):
-        norms = (layer for layer in keras_hook.layers(self._model) if isinstance(layer, keras.layers.BatchNormalization))
+        layers = keras_hook.layers(self._model)
+        norms = [layer for layer in layers if isinstance(layer, keras.layers.BatchNormalization)]
         return [variable for layer in norms for variable in layer.non_trainable_variables]
 
     def _chunks(self, full_batch):

@@ -47,9 +47,7 @@ class BatchOptimizer(keras.optimizers.Optimizer):
             reason = _NO_STEP_SETTINGS.get(argument, "it is no argument of this class")
             raise ValueError(f"Expected no `{argument}`: {reason}. Received: {argument}={value!r}. Leave it out.")
         if not _is_positive_integer(iterations_per_epoch):
-            raise ValueError(
-                f"Expected a positive integer. Received: iterations_per_epoch={iterations_per_epoch!r}."
-            )
+            raise ValueError(f"Expected a positive integer. Received: iterations_per_epoch={iterations_per_epoch!r}.")
         if batch_size is not None and not _is_positive_integer(batch_size):
             raise ValueError(f"Expected a positive integer or None. Received: batch_size={batch_size!r}.")
         if cache not in (True, False, "auto"):

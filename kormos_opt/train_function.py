@@ -36,6 +36,7 @@ class TrainFunction:
         self._state = None
         self._data = None
         self._batch = None
+        self._first = True
         self._step = 0
         self._row = None
         self._counted = 0
@@ -85,59 +86,71 @@ class TrainFunction:
         return self._run.result.message if self._run is not None and self._run.result is not None else None
 
     def _guarded_step(self):
+        if self._batch is None:
+            self._prepare()
         try:
+            if self._must_start():
+                self._start()
             return self._iterate()
         except BaseException:
             self._abandon()
             raise
+        finally:
+            self._first = False
+
+    def _prepare(self):
+        variables = [id(variable) for variable in self._model.trainable_variables]
+        objective = self._objective
+        if objective is None or objective.parameters.ids != variables:
+            self._close()
+            objective = Objective(self._model, self._optimizer.precision == "float64", self._optimizer.batch_size)
+        self._batch = objective.prepare(self._data)
+        self._objective = objective
+        self._first = True
+
+    def _must_start(self):
+        if self._run is None or self._run.result is not None:
+            return True
+        if self._step % self.steps_per_epoch:
+            return False
+        parameters = self._objective.parameters
+        if not np.array_equal(parameters.ravel(), parameters.round(self._run.accepted.x)):
+            _log.info("The weights were changed since the last iteration: the solver starts afresh from them.")
+            return True
+        if self._first and not self._is_same_objective():
+            _log.info("The data or the model were changed since the last fit: the solver starts afresh.")
+            return True
+        return False
+
+    def _start(self):
+        self._close()
+        self._state = self._objective.state()
+        solver = self._optimizer.solver(self._objective.parameters.ravel())
+        self._run = SolverRun(safeguard(solver, **self._resolution()))
+        self._counted = 0
 
     def _iterate(self):
-        if self._must_start():
-            if self._run is not None:
-                self._run.close()
-            self._state = self._objective.state()
-            x0 = self._objective.parameters.ravel()
-            self._run = SolverRun(safeguard(self._optimizer.solver(x0), **self._resolution()))
-            self._counted = 0
         run = self._run
         moved = run.iterate(lambda x: self._objective.evaluate(x, self._batch))
         if run.latest is not run.accepted:
             self._objective.parameters.assign(run.accepted.x)
-        if moved:
-            if run.accepted.averages:
-                self._objective.assign_averages(run.accepted.averages)
-                self._state = self._objective.state()
+        if moved and run.accepted.averages:
+            self._objective.assign_averages(run.accepted.averages)
+            self._state = self._objective.state()
         if run.result is not None:
-            self._optimizer.record(run.result)
-            self._model.stop_training = True
-            if not moved and self._step % self.steps_per_epoch == 0 and self._model.history.epoch:
-                rows = {name: len(values) for name, values in self._model.history.history.items()}
-                self._row = rows, len(self._model.history.epoch)
+            self._end(moved)
         self._step += 1
         if run.result is not None or self._step % self.steps_per_epoch == 0:
             self._optimizer.iterations.assign_add(run.nit - self._counted)
             self._counted = run.nit
         return self._logs()
 
-    def _must_start(self):
-        first = self._batch is None
-        if first:
-            variables = self._model.trainable_variables
-            if self._objective is None or [id(v) for v in variables] != self._objective.parameters.ids:
-                self._run = None
-                self._objective = Objective(self._model, self._optimizer.precision == "float64", self._optimizer.batch_size)
-            self._batch = self._objective.prepare(self._data)
-        if self._run is None or self._run.result is not None:
-            return True
-        if self._step % self.steps_per_epoch:
-            return False
-        if not np.array_equal(self._objective.parameters.ravel(), self._objective.parameters.round(self._run.accepted.x)):
-            _log.info("The weights were changed since the last iteration: the solver starts afresh from them.")
-            return True
-        if first and not self._is_same_objective():
-            _log.info("The data or the model were changed since the last fit: the solver starts afresh.")
-            return True
-        return False
+    def _end(self, moved):
+        self._optimizer.record(self._run.result)
+        self._model.stop_training = True
+        history = getattr(self._model, "history", None)
+        if not moved and self._step % self.steps_per_epoch == 0 and history is not None and history.epoch:
+            self._row = {name: len(values) for name, values in history.history.items()}, len(history.epoch)
 
     def _is_same_objective(self):
         accepted = self._run.accepted
@@ -159,11 +172,13 @@ class TrainFunction:
         }
 
     def _abandon(self):
-        run, self._run = self._run, None
-        if run is None:
-            return
-        run.close()
-        if run.accepted is not None:
-            self._objective.parameters.assign(run.accepted.x)
+        if self._run is not None and self._run.accepted is not None:
+            self._objective.parameters.assign(self._run.accepted.x)
         if self._state is not None:
             self._objective.restore(self._state)
+        self._close()
+
+    def _close(self):
+        if self._run is not None:
+            self._run.close()
+        self._run = None

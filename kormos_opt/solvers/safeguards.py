@@ -79,5 +79,3 @@ def _wall(request, x, fun, jac):
     step = request.x - x
     slope = min(jac @ step, -np.finfo(float).tiny)
     return fun - slope, (-3 * slope / (step @ step)) * step
-
-

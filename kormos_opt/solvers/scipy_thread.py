@@ -21,7 +21,8 @@ _ABANDON = object()
 # What to do next, by the beginning of scipy's own words, which are kept in brackets.
 _ADVICE = {
     "CONVERGENCE: RELATIVE REDUCTION": (
-        "Converged: the last iteration lowered the loss by less than `ftol`. A smaller options={'ftol': ...} goes further"
+        "Converged: the last iteration lowered the loss by less than `ftol`. "
+        "A smaller options={'ftol': ...} goes further"
     ),
     "CONVERGENCE: NORM OF PROJECTED GRADIENT": (
         "Converged: no component of the gradient is larger than `gtol`. A smaller options={'gtol': ...} goes further"
@@ -139,9 +140,7 @@ def _run_scipy(x0, method, tol, options, to_scipy, to_caller):
         iterates.append(np.array(intermediate_result.x))
 
     try:
-        result = scipy.optimize.minimize(
-            fun, x0, method=method, jac=True, tol=tol, callback=callback, options=options
-        )
+        result = scipy.optimize.minimize(fun, x0, method=method, jac=True, tol=tol, callback=callback, options=options)
         result.message = _explain(result.message)
     except _Abandoned:
         return

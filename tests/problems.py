@@ -1,0 +1,47 @@
+"""Small models with data, and the laws' helpers, shared by the tests."""
+
+import keras
+import numpy as np
+
+from kormos_opt.full_batch import of_fit
+from kormos_opt.objective import Objective
+from kormos_opt.optimizers import LBFGS
+
+
+def regression(rows=60, columns=4, dtype="float32"):
+    """Linear data with a little noise: x of shape (rows, columns), y of shape (rows, 1)."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(rows, columns))
+    y = x @ np.arange(1.0, columns + 1)[:, None] + 0.1 * rng.normal(size=(rows, 1))
+    return x.astype(dtype), y.astype(dtype)
+
+
+def network(columns=4, units=5, **dense):
+    """A tanh network with one output."""
+    return keras.Sequential(
+        [keras.Input((columns,)), keras.layers.Dense(units, "tanh", **dense), keras.layers.Dense(1)]
+    )
+
+
+def linear(columns=4, **dense):
+    """A linear model."""
+    return keras.Sequential([keras.Input((columns,)), keras.layers.Dense(1, **dense)])
+
+
+def compiled(model, optimizer=None, loss="mse", **compile_arguments):
+    """The model, compiled with one of our optimizers."""
+    model.compile(optimizer=optimizer or LBFGS(), loss=loss, **compile_arguments)
+    return model
+
+
+def prepared(model, x, y=None, sample_weight=None, class_weight=None, batch_size=None, steps_per_epoch=None):
+    """The objective of a compiled model and its data: `objective, batch`."""
+    optimizer = model.optimizer
+    data = of_fit(model, optimizer.cache, x, y, sample_weight, class_weight, batch_size, steps_per_epoch)
+    objective = Objective(model, optimizer.precision == "float64", optimizer.batch_size)
+    return objective, objective.prepare(data)
+
+
+def finite_differences(fun, x, direction, step=1e-5):
+    """The slope of `fun` at `x` along `direction`, by central differences: an error of order `step**2`."""
+    return (fun(x + step * direction) - fun(x - step * direction)) / (2 * step)
