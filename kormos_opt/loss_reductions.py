@@ -47,12 +47,7 @@ def _count(reduction, mask, sample_weight):
     """The divisor of the mean, where it is not simply the number of entries."""
     if reduction == "mean_with_sample_weight" and sample_weight is not None:
         weights = tf.cast(sample_weight, tf.float64)
-        if mask is not None:
-            mask = tf.cast(mask, tf.float64)
-            weights = mask * tf.reshape(
-                weights, tf.concat([tf.shape(weights), tf.ones(len(mask.shape) - len(weights.shape), tf.int32)], 0)
-            )
-        return tf.reduce_sum(weights)
+        return tf.reduce_sum(weights if mask is None else weights * tf.cast(mask, tf.float64))
     if mask is not None and reduction in ("sum_over_batch_size", "mean", "mean_with_sample_weight"):
         return tf.reduce_sum(tf.cast(mask, tf.float64))
     return None

@@ -68,7 +68,8 @@ class Objective:
 
     Args:
         model: A compiled model whose optimizer is ours. `prepare` builds it if it is not built.
-        float64: Whether to compute in double precision, whatever the dtypes of the model.
+        float64: Whether to compute in double precision, whatever the dtypes of the model. A model of float64 layers
+            always does: its losses, which Keras would cast to `floatx()`, are kept in float64.
         batch_size: Rows of a chunk. Defaults to `None`: as many as take 64 MiB of intermediate results.
     """
 
@@ -199,25 +200,26 @@ class Objective:
 
     def _run_sums(self, batch, total_rows, totals):
         """`rows * loss`, `rows * gradient` and the logs of one chunk."""
-        heard, reductions, rows = self._run_train_step(batch, total_rows, totals)
-        self._counted_losses = len(reductions.counts)
-        if self.parameters is None:
-            self.parameters = FlatParameters(self._model.trainable_variables)
+        heard, _, rows = self._run_train_step(batch, total_rows, totals)
         gradient = self.parameters.ravel_gradients(heard.gradients)
         return rows * tf.cast(heard.loss, tf.float64), rows * gradient, heard.logs
 
     def _run_counts(self, batch, total_rows):
         """The valid entries of every loss of one chunk that is a mean over valid entries."""
         _, reductions, _ = self._run_train_step(batch, total_rows, totals=None)
-        self._counted_losses = len(reductions.counts)
         return tf.stack(reductions.counts) if reductions.counts else tf.zeros((0,), tf.float64)
 
     def _run_train_step(self, batch, total_rows, totals):
         rows = tf.cast(keras_hook.rows_of(batch), tf.float64)
         reductions = LossReductions(rows, total_rows, totals)
-        double = precision.float64_compute(self._model) if self._float64 else contextlib.nullcontext()
-        with double, keras_hook.corrected_losses(reductions.correct):
-            return train_step.run(self._model, batch), reductions, rows
+        float64 = self._float64 or precision.compute_dtype(self._model) == "float64"
+        compute = precision.float64_compute(self._model) if float64 else contextlib.nullcontext()
+        with compute, keras_hook.corrected_losses(reductions.correct):
+            heard = train_step.run(self._model, batch)
+        self._counted_losses = len(reductions.counts)
+        if self.parameters is None:
+            self.parameters = FlatParameters(self._model.trainable_variables)
+        return heard, reductions, rows
 
 
 class _Hashable:

@@ -21,8 +21,9 @@ class _Float64Compute(keras.DTypePolicy):
 
 
 def compute_dtype(model: keras.Model) -> str:
-    """The coarsest floating dtype that the model or one of its layers with weights computes in."""
-    dtypes = [layer.compute_dtype for layer in keras_hook.layers(model) if layer.variables] + [model.compute_dtype]
+    """The coarsest floating dtype that the layers with weights compute in."""
+    layers = [layer for layer in keras_hook.layers(model) if layer.weights and not isinstance(layer, keras.Model)]
+    dtypes = {layer.compute_dtype for layer in layers or [model]}
     return max(filter(keras.backend.is_float_dtype, dtypes), key=resolution)
 
 

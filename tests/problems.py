@@ -42,6 +42,8 @@ def prepared(model, x, y=None, sample_weight=None, class_weight=None, batch_size
     return objective, objective.prepare(data)
 
 
-def finite_differences(fun, x, direction, step=1e-5):
-    """The slope of `fun` at `x` along `direction`, by central differences: an error of order `step**2`."""
-    return (fun(x + step * direction) - fun(x - step * direction)) / (2 * step)
+def finite_differences(fun, x, direction, step=1e-4):
+    """The slope of `fun` at `x` along `direction`, by five-point central differences: an error of order `step**4`."""
+    near = fun(x + step * direction) - fun(x - step * direction)
+    far = fun(x + 2 * step * direction) - fun(x - 2 * step * direction)
+    return (8 * near - far) / (12 * step)

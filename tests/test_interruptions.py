@@ -1,0 +1,256 @@
+"""Whatever ends a fit, the weights are the last accepted iterate and nothing is left behind."""
+
+import gc
+import signal
+import threading
+import traceback
+import weakref
+
+import keras
+import numpy as np
+import psutil
+import pytest
+
+import kormos_opt
+from kormos_opt.objective import Objective
+from kormos_opt.optimizers import LBFGS
+from tests.problems import compiled, linear, network, regression
+
+
+def solver_threads():
+    return [thread for thread in threading.enumerate() if thread.name.startswith("kormos_opt")]
+
+
+@pytest.fixture(autouse=True)
+def no_thread_is_left():
+    yield
+    gc.collect()
+    assert solver_threads() == []
+
+
+class Accepted(keras.callbacks.Callback):
+    """Keeps the weights of the last epoch that ended."""
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.weights = self.model.get_weights()
+
+
+def assert_weights(model, weights):
+    for now, then in zip(model.get_weights(), weights, strict=True):
+        np.testing.assert_array_equal(now, then)
+
+
+class BoomError(Exception):
+    pass
+
+
+def boom(*_, **__):
+    raise BoomError
+
+
+HOOKS = [
+    "on_train_begin",
+    "on_epoch_begin",
+    "on_train_batch_begin",
+    "on_train_batch_end",
+    "on_epoch_end",
+    "on_train_end",
+]
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+def test_exception_in_a_callback(hook):
+    x, y = regression()
+    model, accepted = compiled(network()), Accepted()
+    model.fit(x, y, epochs=2, callbacks=[accepted], verbose=0)
+    raising = keras.callbacks.LambdaCallback(**{hook: boom})
+    with pytest.raises(BoomError):
+        model.fit(x, y, epochs=1, callbacks=[raising], verbose=0)
+    if hook.endswith("begin"):
+        assert_weights(model, accepted.weights)
+    loss = model.evaluate(x, y, verbose=0)
+    history = model.fit(x, y, epochs=3, verbose=0).history
+    assert history["loss"][-1] < loss
+
+
+@pytest.mark.parametrize("error", [BoomError, KeyboardInterrupt, MemoryError])
+def test_error_in_the_middle_of_a_line_search(error, monkeypatch):
+    x, y = regression()
+    model, accepted = compiled(network()), Accepted()
+    evaluate, left = Objective.evaluate, [4]
+
+    def failing(self, *arguments):
+        evaluation = evaluate(self, *arguments)
+        left[0] -= 1
+        if left[0] == 0:
+            raise error
+        return evaluation
+
+    monkeypatch.setattr(Objective, "evaluate", failing)
+    with pytest.raises(error) as raised:
+        model.fit(x, y, epochs=9, callbacks=[accepted], verbose=0)
+    assert "failing" in [frame.name for frame in traceback.extract_tb(raised.value.__traceback__)]
+    assert_weights(model, accepted.weights)
+    assert solver_threads() == []
+    monkeypatch.undo()
+    assert model.fit(x, y, epochs=2, verbose=0).history["fg_evals"][0] <= 3
+
+
+def test_ctrl_c_while_the_solver_computes(monkeypatch):
+    """SIGINT reaches the main thread where it waits for scipy."""
+    x, y = regression()
+    model, accepted = compiled(network()), Accepted()
+
+    class Interrupt(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            if hasattr(accepted, "weights"):
+                signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(x, y, epochs=9, callbacks=[accepted, Interrupt()], verbose=0)
+    assert_weights(model, accepted.weights)
+    assert len(model.fit(x, y, epochs=2, verbose=0).history["loss"]) == 2
+
+
+def test_error_inside_scipy(monkeypatch):
+    x, y = regression()
+    model = compiled(network())
+    weights = model.get_weights()
+
+    def broken(*_, **__):
+        raise BoomError("inside scipy")
+
+    monkeypatch.setattr("scipy.optimize.minimize", broken)
+    with pytest.raises(BoomError, match="inside scipy") as raised:
+        model.fit(x, y, epochs=2, verbose=0)
+    assert "broken" in [frame.name for frame in traceback.extract_tb(raised.value.__traceback__)]
+    assert_weights(model, weights)
+    monkeypatch.undo()
+    assert len(model.fit(x, y, epochs=2, verbose=0).history["loss"]) == 2
+
+
+def log_of_weights(limit):
+    """A loss that is NaN where the kernel's first entry exceeds `limit`, and so is its gradient."""
+
+    def loss(y, y_pred):
+        return keras.ops.mean((y - y_pred) ** 2) + 0 * keras.ops.sum(keras.ops.log(limit - y_pred))
+
+    return loss
+
+
+def test_nan_at_a_trial_point_is_backed_off_from(float64):
+    """The first step of length one overshoots into the region where the logarithm is NaN."""
+    x = np.ones((1, 1))
+    model = compiled(linear(1, kernel_initializer="zeros", use_bias=False), loss=log_of_weights(1.5))
+    history = model.fit(x, x * 1.4, epochs=30, verbose=0).history
+    assert np.isfinite(history["loss"]).all()
+    np.testing.assert_allclose(model.get_weights()[0], 1.4, atol=1e-4)
+
+
+def test_nan_everywhere_but_here_keeps_the_weights(float64):
+    x = np.ones((1, 1))
+    model = compiled(
+        linear(1, kernel_initializer="zeros", use_bias=False),
+        loss=lambda y, y_pred: keras.ops.mean((y - y_pred) ** 2) + 0 / keras.ops.cast(y_pred == 0, "float64"),
+    )
+    model.fit(x, x, epochs=3, verbose=0)
+    assert not model.optimizer.result.success
+    np.testing.assert_array_equal(model.get_weights()[0], 0.0)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_nan_in_the_initial_loss_is_an_error(value):
+    x, y = regression()
+    y[3] = value
+    model = compiled(network())
+    weights = model.get_weights()
+    with pytest.raises(ValueError, match="finite loss at the starting point"):
+        model.fit(x, y, epochs=3, verbose=0)
+    assert_weights(model, weights)
+
+
+def test_infinite_gradient_at_the_start_is_an_error():
+    x = np.ones((2, 1), "float32")
+    model = compiled(
+        linear(1, kernel_initializer="zeros", use_bias=False), loss=lambda y, y_pred: keras.ops.sqrt(y_pred)
+    )
+    with pytest.raises(ValueError, match="finite gradient at the starting point"):
+        model.fit(x, x, verbose=0)
+
+
+def test_no_thread_or_memory_leaks_over_200_fits():
+    x, y = regression(rows=2000, columns=50)
+    model = compiled(linear(50))
+    start = model.get_weights()
+    process = psutil.Process()
+    used = []
+    for _ in range(200):
+        model.set_weights(start)
+        model.fit(x, y, epochs=2, verbose=0)
+        used.append(process.memory_info().rss)
+        assert len(solver_threads()) <= 1
+    assert used[-1] - used[99] < 100 * x.nbytes / 4
+
+
+def test_deleted_while_suspended():
+    x, y = regression()
+    references = []
+    for _ in range(5):
+        model = compiled(network())
+        model.fit(x, y, epochs=1, verbose=0)
+        references.append(weakref.ref(model))
+    assert len(solver_threads()) >= 1
+    keras.backend.clear_session()
+    del model
+    gc.collect()
+    assert [reference() for reference in references] == [None] * 5
+    assert solver_threads() == []
+
+
+def test_data_is_not_kept_after_fit():
+    x, y = regression()
+    model = compiled(network())
+    model.fit(x, y, epochs=1, verbose=0)
+    train_function = model.train_function
+    assert train_function._data is None
+    assert train_function._batch is None
+
+
+def test_recompiling_ends_the_suspended_solver():
+    x, y = regression()
+    model = compiled(network())
+    model.fit(x, y, epochs=1, verbose=0)
+    assert len(solver_threads()) == 1
+    model.compile("adam", "mse")
+    gc.collect()
+    assert solver_threads() == []
+
+
+def test_blas_threads_are_put_back():
+    import threadpoolctl
+
+    x, y = regression()
+    with threadpoolctl.threadpool_limits(2, "blas"):
+        before = [library["num_threads"] for library in threadpoolctl.threadpool_info()]
+        compiled(network(), LBFGS()).fit(x, y, epochs=2, verbose=0)
+        assert [library["num_threads"] for library in threadpoolctl.threadpool_info()] == before
+
+
+def test_gradient_of_evaluations_is_unlimited_by_blas(monkeypatch):
+    """The limit holds while the solver computes, not while the objective is evaluated."""
+    import threadpoolctl
+
+    x, y = regression()
+    seen = []
+    evaluate = Objective.evaluate
+
+    def looking(self, *arguments):
+        seen.append(
+            {library["num_threads"] for library in threadpoolctl.threadpool_info() if library["user_api"] == "blas"}
+        )
+        return evaluate(self, *arguments)
+
+    monkeypatch.setattr(Objective, "evaluate", looking)
+    with threadpoolctl.threadpool_limits(2, "blas"):
+        compiled(network(), kormos_opt.LBFGS()).fit(x, y, epochs=2, verbose=0)
+    assert seen and all(threads == {2} for threads in seen)
