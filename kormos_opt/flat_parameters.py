@@ -62,10 +62,15 @@ class FlatParameters:
         dtypes = [tf.as_dtype(variable.dtype).as_numpy_dtype for variable in self.variables]
         return np.concatenate([p.astype(dtype).astype("float64") for p, dtype in zip(pieces, dtypes, strict=True)])
 
+    def unravel(self, x) -> list[tf.Tensor]:
+        """A vector of shape `(size,)`, array or tensor, as tensors of the variables' shapes and its own dtype."""
+        pieces = tf.split(x, self._sizes)
+        return [tf.reshape(piece, variable.shape) for piece, variable in zip(pieces, self.variables, strict=True)]
+
     def assign(self, x) -> None:
         """Assigns a vector of shape `(size,)`, array or tensor, to the variables. Works inside a `tf.function`."""
-        for variable, piece in zip(self.variables, tf.split(x, self._sizes), strict=True):
-            variable.assign(tf.reshape(tf.cast(piece, variable.dtype), variable.shape))
+        for variable, value in zip(self.variables, self.unravel(x), strict=True):
+            variable.assign(tf.cast(value, variable.dtype))
 
     def ravel_gradients(self, gradients: dict[int, tf.Tensor]) -> tf.Tensor:
         """The gradients by `id(variable)` as one float64 tensor of shape `(size,)`, zeros where there is none."""

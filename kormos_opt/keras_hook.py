@@ -16,7 +16,7 @@ import inspect
 
 import keras
 import tensorflow as tf
-from keras.src.backend import AutocastScope, get_keras_mask
+from keras.src.backend import AutocastScope, get_autocast_scope, get_keras_mask
 from keras.src.backend.tensorflow.trainer import TensorFlowTrainer, TFEpochIterator
 from keras.src.trainers.data_adapters import array_data_adapter, array_slicing, get_data_adapter
 from keras.src.utils import io_utils
@@ -185,34 +185,68 @@ def call_of(function: tf.types.experimental.ConcreteFunction):
 @contextlib.contextmanager
 def corrected_losses(correct):
     """Inside, every value of a Keras loss goes through `correct(loss, value, y_true, y_pred, mask, sample_weight)`."""
-    stock = keras.losses.Loss.__call__
 
-    def call(loss, y_true, y_pred, sample_weight=None):
+    def call(stock, loss, y_true, y_pred, sample_weight=None):
         value = stock(loss, y_true, y_pred, sample_weight)
         return correct(loss, value, y_true, y_pred, get_keras_mask(y_pred), sample_weight)
 
-    keras.losses.Loss.__call__ = call
-    try:
+    with _replaced(keras.losses.Loss, "__call__", call):
         yield
-    finally:
-        keras.losses.Loss.__call__ = stock
+
+
+def has_stock_train_step(model: keras.Model) -> bool:
+    """Whether the model trains with Keras's own `train_step`."""
+    return type(model).train_step is TensorFlowTrainer.train_step
+
+
+class _Float64Scope(AutocastScope):
+    """Casts variables that are read to float64, or puts a tensor in their place."""
+
+    def __init__(self, substitutes):
+        super().__init__("float64")
+        self._substitutes = {id(variable.value): tensor for variable, tensor in substitutes}
+
+    def maybe_cast(self, value):
+        return self._substitutes[id(value)] if id(value) in self._substitutes else super().maybe_cast(value)
 
 
 @contextlib.contextmanager
-def losses_in_float64(model: keras.Model):
-    """Inside, losses and penalties are computed in float64, where Keras would cast them to `floatx()`."""
-    stock = keras.losses.Loss.__call__
+def reading_float64(model: keras.Model, substitutes, on_output, on_error):
+    """Inside, layers, losses and penalties read variables as float64, and losses are not cast to `floatx()`.
 
-    def call(loss, y_true, y_pred, sample_weight=None):
+    Args:
+        model: The model.
+        substitutes: Pairs of a variable and the float64 tensor that is read instead of it.
+        on_output: Called as `on_output(layer, outputs)` after every call of a layer.
+        on_error: Called as `on_error(layer, error)` after every failed call of a layer.
+    """
+    scope = _Float64Scope(substitutes)
+
+    def call_loss(stock, loss, *args, **kwargs):
         with _dtype_of(loss):
-            return stock(loss, y_true, y_pred, sample_weight)
+            return stock(loss, *args, **kwargs)
 
-    keras.losses.Loss.__call__ = call
-    try:
-        with _dtype_of(model._compile_loss), AutocastScope("float64"):
-            yield
-    finally:
-        keras.losses.Loss.__call__ = stock
+    def call_layer(stock, layer, *args, **kwargs):
+        try:
+            with scope if get_autocast_scope() is None else contextlib.nullcontext():
+                outputs = stock(layer, *args, **kwargs)
+        except Exception as error:
+            on_error(layer, error)
+            raise
+        on_output(layer, outputs)
+        return outputs
+
+    def penalties(stock, layer):
+        with scope:
+            return stock(layer)
+
+    with (
+        _replaced(keras.Layer, "__call__", call_layer),
+        _replaced(keras.Layer, "_get_regularization_losses", penalties),
+        _replaced(keras.losses.Loss, "__call__", call_loss),
+        _dtype_of(model._compile_loss),
+    ):
+        yield
 
 
 @contextlib.contextmanager
@@ -228,22 +262,16 @@ def _dtype_of(loss):
 
 
 @contextlib.contextmanager
-def watched_layers(on_output, on_error):
-    """Inside, `on_output(layer, outputs)` follows every call of a layer and `on_error(layer, error)` every failure."""
-    stock = keras.Layer.__call__
+def _replaced(owner, name, function):
+    """Inside, `owner.name(...)` calls `function(stock, ...)`."""
+    stock = getattr(owner, name)
 
     @functools.wraps(stock)
-    def call(layer, *args, **kwargs):
-        try:
-            outputs = stock(layer, *args, **kwargs)
-        except Exception as error:
-            on_error(layer, error)
-            raise
-        on_output(layer, outputs)
-        return outputs
+    def method(*args, **kwargs):
+        return function(stock, *args, **kwargs)
 
-    keras.Layer.__call__ = call
+    setattr(owner, name, method)
     try:
         yield
     finally:
-        keras.Layer.__call__ = stock
+        setattr(owner, name, stock)

@@ -92,19 +92,26 @@ class Objective:
     def prepare(self, full_batch: FullBatch) -> PreparedBatch:
         """Builds the model, chooses the size of a chunk, and counts the valid entries where losses need them."""
         batch = PreparedBatch(full_batch, tf.constant(full_batch.rows, tf.float64), tf.zeros((0,), tf.float64))
-        if self._model.run_eagerly:
-            self._rows_per_chunk = self._rows_per_chunk or _FEWEST_ROWS
-            self._run_counts(next(self._chunks(full_batch)), batch.rows)
-        elif self.parameters is None:
-            first = next(self._chunks(full_batch))
-            spec = keras.tree.map_structure(_any_rows, first)
-            traced = self._sums.get_concrete_function(spec, batch.rows, tf.TensorSpec((None,), tf.float64))
-            self._rows_per_chunk = self._rows_per_chunk or _rows_that_fit(traced.graph)
+        if self.parameters is None:
+            self._build(next(self._chunks(full_batch)), batch)
         if self._counted_losses:
             batch = batch._replace(totals=self._totals(batch))
         if isinstance(full_batch, WholeTensors):
             batch = batch._replace(**self._prepare_whole(batch))
         return batch
+
+    def _build(self, chunk, batch):
+        spec = keras.tree.map_structure(_any_rows, chunk)
+        eager = self._model.run_eagerly
+        if eager:
+            self._run_counts(chunk, batch.rows)
+        elif not self._model.built:
+            self._counts.get_concrete_function(spec, batch.rows)
+        self.parameters = FlatParameters(self._model.trainable_variables)
+        if not eager:
+            x = tf.TensorSpec((self.parameters.size,), tf.float64)
+            traced = self._sums.get_concrete_function(x, spec, batch.rows, tf.TensorSpec((None,), tf.float64))
+        self._rows_per_chunk = self._rows_per_chunk or (_FEWEST_ROWS if eager else _rows_that_fit(traced.graph))
 
     def _totals(self, batch):
         state = self.state()
@@ -130,9 +137,10 @@ class Objective:
         if isinstance(batch.full_batch, WholeTensors):
             fun, jac, averages, logs = batch.whole(tf.constant(x), batch.rows, batch.totals, *batch.data)
         else:
-            before, sums = self._begin(x), None
+            x_tensor, sums = tf.constant(x), None
+            before = self._begin(x_tensor)
             for chunk in batch.full_batch.batches:
-                *terms, logs = self._sums(chunk, batch.rows, batch.totals)
+                *terms, logs = self._sums(x_tensor, chunk, batch.rows, batch.totals)
                 sums = terms if sums is None else [total + term for total, term in zip(sums, terms, strict=True)]
             fun, jac, averages = self._finish(before, *sums, batch.rows)
         return Evaluation(x, float(fun), jac.numpy(), logs, averages)
@@ -168,14 +176,14 @@ class Objective:
         data = structure.fill(flat)
         before = self._run_begin(x)
         if one_chunk:
-            *sums, logs = self._sums(data, total_rows, totals)
+            *sums, logs = self._sums(x, data, total_rows, totals)
             return *self._run_finish(before, *sums, total_rows), logs
 
         size = self._rows_per_chunk
         start_of_last = (tf.cast(total_rows, tf.int32) - 1) // size * size
 
         def add(start, *sums):
-            *terms, _ = self._sums(_rows(data, start, size), total_rows, totals)
+            *terms, _ = self._sums(x, _rows(data, start, size), total_rows, totals)
             return start + size, *(total + term for total, term in zip(sums, terms, strict=True))
 
         start, *sums = tf.while_loop(
@@ -184,7 +192,7 @@ class Objective:
             (tf.constant(0), tf.zeros((), tf.float64), tf.zeros((self.parameters.size,), tf.float64)),
             parallel_iterations=1,
         )
-        *terms, logs = self._sums(_rows(data, start, size), total_rows, totals)
+        *terms, logs = self._sums(x, _rows(data, start, size), total_rows, totals)
         sums = [total + term for total, term in zip(sums, terms, strict=True)]
         return *self._run_finish(before, *sums, total_rows), logs
 
@@ -198,28 +206,51 @@ class Objective:
         self.restore(before)
         return loss / total_rows, gradient / total_rows, averages
 
-    def _run_sums(self, batch, total_rows, totals):
+    def _run_sums(self, x, batch, total_rows, totals):
         """`rows * loss`, `rows * gradient` and the logs of one chunk."""
-        heard, _, rows = self._run_train_step(batch, total_rows, totals)
-        gradient = self.parameters.ravel_gradients(heard.gradients)
+        reductions, rows = self._reductions(batch, total_rows, totals)
+        if self._reads_x():
+            heard, gradients = self._run_reading(x, batch, reductions)
+        else:
+            heard = self._run_train_step(batch, reductions)
+            gradients = heard.gradients
+        self._counted_losses = len(reductions.counts)
+        gradient = self.parameters.ravel_gradients(gradients)
         return rows * tf.cast(heard.loss, tf.float64), rows * gradient, heard.logs
 
     def _run_counts(self, batch, total_rows):
         """The valid entries of every loss of one chunk that is a mean over valid entries."""
-        _, reductions, _ = self._run_train_step(batch, total_rows, totals=None)
+        reductions, _ = self._reductions(batch, total_rows, totals=None)
+        self._run_train_step(batch, reductions)
+        self._counted_losses = len(reductions.counts)
         return tf.stack(reductions.counts) if reductions.counts else tf.zeros((0,), tf.float64)
 
-    def _run_train_step(self, batch, total_rows, totals):
+    def _reductions(self, batch, total_rows, totals):
         rows = tf.cast(keras_hook.rows_of(batch), tf.float64)
-        reductions = LossReductions(rows, total_rows, totals)
+        return LossReductions(rows, total_rows, totals), rows
+
+    def _run_train_step(self, batch, reductions, substitutes=()):
         float64 = self._float64 or precision.compute_dtype(self._model) == "float64"
-        compute = precision.float64_compute(self._model) if float64 else contextlib.nullcontext()
+        compute = precision.float64_compute(self._model, substitutes) if float64 else contextlib.nullcontext()
         with compute, keras_hook.corrected_losses(reductions.correct):
-            heard = train_step.run(self._model, batch)
-        self._counted_losses = len(reductions.counts)
-        if self.parameters is None:
-            self.parameters = FlatParameters(self._model.trainable_variables)
-        return heard, reductions, rows
+            return train_step.run(self._model, batch)
+
+    def _reads_x(self):
+        """Whether layers read x itself. A custom train step is spared: it may use its gradients of the variables."""
+        coarse = any(variable.dtype != "float64" for variable in self.parameters.variables)
+        return self._float64 and coarse and keras_hook.has_stock_train_step(self._model)
+
+    def _run_reading(self, x, batch, reductions):
+        """The train step over layers that read x in place of their weights, and the gradient with respect to both."""
+        variables = self.parameters.variables
+        pieces = self.parameters.unravel(x)
+        with tf.GradientTape() as tape:
+            tape.watch(pieces)
+            heard = self._run_train_step(batch, reductions, list(zip(variables, pieces, strict=True)))
+        sources = (pieces, [variable.value for variable in variables])
+        of_x, of_weights = tape.gradient(heard.loss, sources, unconnected_gradients="zero")
+        pairs = zip(variables, of_x, of_weights, strict=True)
+        return heard, {id(v): tf.convert_to_tensor(a) + tf.cast(b, tf.float64) for v, a, b in pairs}
 
 
 class _Hashable:

@@ -1,7 +1,8 @@
 """Evaluates a float32 model in double precision: its layers compute in float64, its weights stay as they are.
 
 L-BFGS compares values of the loss that differ less and less. In float32 the comparison drowns in rounding long
-before the optimum, the usual reason why such fits "stop after a few iterations".
+before the optimum, the usual reason why such fits "stop after a few iterations". So the layers read float64 numbers in
+place of their weights: the point x itself, of which the weights are the rounded copy.
 """
 
 import contextlib
@@ -33,8 +34,12 @@ def resolution(dtype: str) -> float:
 
 
 @contextlib.contextmanager
-def float64_compute(model: keras.Model):
+def float64_compute(model: keras.Model, substitutes=()):
     """Inside, `model` and its losses compute in float64; afterwards they have their own dtypes again.
+
+    Args:
+        model: The model.
+        substitutes: Pairs of a variable and the float64 tensor that layers read in its place. Defaults to none.
 
     Raises:
         ValueError: For a layer that does not compute in float64. It is named.
@@ -50,7 +55,7 @@ def float64_compute(model: keras.Model):
     try:
         for layer, policy in changed:
             layer.dtype_policy = _Float64Compute(policy)
-        with keras_hook.losses_in_float64(model), keras_hook.watched_layers(_refuse_other_floats, _refuse_mixed):
+        with keras_hook.reading_float64(model, substitutes, _refuse_other_floats, _refuse_mixed):
             yield
     finally:
         for layer, policy in changed:
@@ -65,12 +70,17 @@ def _refuse_other_floats(layer, outputs):
 
 
 def _refuse_mixed(layer, error):
-    if layer.compute_dtype == "float64" and ("float" in str(error) or "double" in str(error)):
+    mixed = "float" in str(error) or "double" in str(error)
+    if layer.compute_dtype == "float64" and mixed and not isinstance(error, _RefusedLayerError):
         _refuse(layer, error)
 
 
+class _RefusedLayerError(ValueError):
+    """Names the innermost layer on its way out through the layers around it."""
+
+
 def _refuse(layer, error=None):
-    raise ValueError(
+    raise _RefusedLayerError(
         'Expected layers that compute in float64 for precision="float64". '
         f'Received: layer {layer.name!r} ({type(layer).__name__}), which does not. Use precision="model".'
     ) from error

@@ -123,7 +123,8 @@ def test_dicts_several_inputs_outputs_and_loss_weights():
     np.testing.assert_allclose(
         history["loss"], 2 * np.array(history["a_loss"]) + 0.5 * np.array(history["b_loss"]), rtol=1e-5
     )
-    result = model.evaluate({"left": X, "right": X[::-1]}, {"a": Y, "b": -Y}, verbose=0, return_dict=True)
+    data = {"left": X, "right": X[::-1]}, {"a": Y, "b": -Y}
+    result = model.evaluate(*data, batch_size=ROWS, verbose=0, return_dict=True)
     for name, value in result.items():
         np.testing.assert_allclose(history[name][-1], value, rtol=1e-4)
 

@@ -1,0 +1,122 @@
+"""Double precision: of the objective of a float32 model, and of the losses of a float64 model."""
+
+import keras
+import numpy as np
+import pytest
+
+import kormos_opt
+from kormos_opt import precision
+from kormos_opt.optimizers import LBFGS
+from tests.problems import compiled, finite_differences, linear, network, prepared, regression
+from tests.test_objective import LAYERS, model_and_data
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_float32_model_has_the_loss_of_its_float64_twin(kind):
+    model, x, y = model_and_data(kind)
+    if "Noise" in kind or "Dropout" in kind or "Random" in kind:
+        pytest.skip("random numbers differ by dtype")
+    objective, batch = prepared(compiled(model, LBFGS(precision="float64")), x, y)
+    weights = model.get_weights()
+    here = objective.evaluate(objective.parameters.ravel(), batch)
+    assert {layer.compute_dtype for layer in model.layers} == {"float32"}
+    keras.config.set_floatx("float64")
+    keras.config.set_dtype_policy("float64")
+    try:
+        twin, *_ = model_and_data(kind)
+        twin.set_weights(weights)
+        as_float32 = x if x.dtype.kind == "i" else x.astype("float32")
+        objective, batch = prepared(compiled(twin), as_float32, y.astype("float32"))
+        there = objective.evaluate(objective.parameters.ravel(), batch)
+    finally:
+        keras.config.set_floatx("float32")
+        keras.config.set_dtype_policy("float32")
+    np.testing.assert_allclose(here.fun, there.fun, rtol=1e-13)
+    np.testing.assert_allclose(here.jac, there.jac, rtol=2e-7, atol=1e-12)
+
+
+def test_goes_on_where_float32_ends():
+    x, y = regression(rows=1000, columns=20)
+    gradients = {}
+    for name in ("model", "float64"):
+        keras.utils.set_random_seed(0)
+        model = compiled(linear(20), kormos_opt.LBFGS(precision=name, options={"gtol": 1e-11, "ftol": 0}))
+        model.fit(x, y, epochs=100, verbose=0)
+        gradients[name] = np.linalg.norm(model.optimizer.result.jac)
+    assert gradients["float64"] < 1e-4 * gradients["model"]
+
+
+def test_weights_and_policies_are_put_back():
+    x, y = regression()
+    model = compiled(network(), LBFGS(precision="float64"), metrics=["mae"])
+    model.fit(x, y, epochs=2, verbose=0)
+    assert {variable.dtype for variable in model.variables} <= {"float32", "uint32", "int64"}
+    assert {layer.dtype_policy.name for layer in model.layers} == {"float32"}
+    assert model.predict(x, verbose=0).dtype == "float32"
+    assert LBFGS(precision="float64").get_config()["precision"] == "float64"
+
+
+class CastsToFloat32(keras.layers.Layer):
+    def call(self, x):
+        return keras.ops.cast(x, "float32")
+
+
+class AddsFloat32Constant(keras.layers.Layer):
+    def __init__(self):
+        super().__init__()
+        self.constant = keras.ops.ones((1,), "float32")
+
+    def call(self, x):
+        import tensorflow as tf
+
+        return tf.add(x, self.constant)
+
+
+@pytest.mark.parametrize("layer", [CastsToFloat32, AddsFloat32Constant])
+def test_layer_that_stands_in_the_way_is_named(layer):
+    x, y = regression()
+    model = keras.Sequential([keras.Input((4,)), layer(), keras.layers.Dense(1)])
+    weights = model.get_weights()
+    with pytest.raises(ValueError, match=f"Received: layer '.*' \\({layer.__name__}\\), which does not"):
+        compiled(model, LBFGS(precision="float64")).fit(x, y, epochs=2, verbose=0)
+    assert {each.compute_dtype for each in model.layers} == {"float32"}
+    np.testing.assert_array_equal(model.get_weights()[0], weights[0])
+
+
+def test_other_errors_keep_their_message():
+    x, y = regression()
+    model = compiled(linear(), LBFGS(precision="float64"), loss=lambda y, y_pred: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        model.fit(x, y, verbose=0)
+
+
+@pytest.mark.parametrize("global_policy", [True, False])
+def test_loss_of_a_float64_model_is_put_right(global_policy):
+    """Keras computes losses in `floatx()`, so a float64 model has a loss with seven digits. Ours has sixteen."""
+    x, y = regression(dtype="float64")
+    if global_policy:
+        keras.config.set_dtype_policy("float64")
+    try:
+        inputs = keras.Input((4,), dtype="float64")
+        dense = keras.layers.Dense(1, dtype="float64", kernel_regularizer="l2")
+        model = compiled(keras.Model(inputs, dense(inputs)))
+    finally:
+        keras.config.set_dtype_policy("float32")
+    objective, batch = prepared(model, x, y)
+    x0 = objective.parameters.ravel()
+    direction = np.ones(x0.size)
+    slope = finite_differences(lambda x: objective.evaluate(x, batch).fun, x0, direction)
+    np.testing.assert_allclose(objective.evaluate(x0, batch).jac @ direction, slope, rtol=1e-9)
+
+
+@pytest.mark.parametrize(("dtype", "expected"), [("float32", 2**-23), ("float64", 2**-52), ("bfloat16", 2**-7)])
+def test_resolution_is_machine_epsilon(dtype, expected):
+    assert precision.resolution(dtype) == expected
+
+
+def test_compute_dtype_is_the_coarsest_of_layers_with_weights():
+    inputs = keras.Input((4,))
+    coarse = keras.layers.Dense(3, dtype="mixed_bfloat16")(inputs)
+    model = keras.Model(inputs, keras.layers.Dense(1)(coarse))
+    assert precision.compute_dtype(model) == "bfloat16"
+    assert precision.compute_dtype(linear()) == "float32"
