@@ -53,28 +53,29 @@ def _count(reduction, mask, sample_weight):
     return None
 
 
-_ELEMENTWISE = (
-    keras.losses.MeanSquaredError,
-    keras.losses.MeanAbsoluteError,
-    keras.losses.MeanAbsolutePercentageError,
-    keras.losses.MeanSquaredLogarithmicError,
-    keras.losses.LogCosh,
-    keras.losses.Huber,
-    keras.losses.Poisson,
-    keras.losses.Hinge,
-    keras.losses.SquaredHinge,
-    keras.losses.BinaryCrossentropy,
-    keras.losses.BinaryFocalCrossentropy,
-)
+_ELEMENTWISE = {
+    keras.losses.mean_squared_error,
+    keras.losses.mean_absolute_error,
+    keras.losses.mean_absolute_percentage_error,
+    keras.losses.mean_squared_logarithmic_error,
+    keras.losses.log_cosh,
+    keras.losses.huber,
+    keras.losses.poisson,
+    keras.losses.hinge,
+    keras.losses.squared_hinge,
+    keras.losses.binary_crossentropy,
+    keras.losses.binary_focal_crossentropy,
+}
 
 
 def _check_ranks(loss, y_true, y_pred):
-    if not (isinstance(loss, _ELEMENTWISE) and hasattr(y_true, "shape") and hasattr(y_pred, "shape")):
+    if getattr(loss, "fn", None) not in _ELEMENTWISE:
         return
-    if abs(len(y_true.shape) - len(y_pred.shape)) >= 2:
+    shapes = [tuple(getattr(y, "shape", ())) for y in (y_true, y_pred)]
+    if abs(len(shapes[0]) - len(shapes[1])) >= 2:
         raise ValueError(
             f"Expected targets of the shape of the output for {loss.name}: ranks that differ by two or more are "
             "broadcast against each other, every target with every output. "
-            f"Received: y of shape {tuple(y_true.shape)}, output of shape {tuple(y_pred.shape)}. "
+            f"Received: y of shape {shapes[0]}, output of shape {shapes[1]}. "
             "Reshape the targets, or flatten the output (keras.layers.Flatten)."
         )

@@ -129,6 +129,7 @@ class _Outcome:
     result = None
 
 
+@keras.saving.register_keras_serializable("kormos_opt")
 class ScipyBatchOptimizer(BatchOptimizer):
     """Trains with `scipy.optimize.minimize`.
 
@@ -236,11 +237,10 @@ class LBFGS(ScipyBatchOptimizer):
     ):
         if not _is_positive_integer(memory):
             raise ValueError(f"Expected a positive integer. Received: memory={memory!r}.")
-        self_options = options or {}
         super().__init__(
             "L-BFGS-B",
             tol,
-            self_options,
+            options,
             iterations_per_epoch=iterations_per_epoch,
             batch_size=batch_size,
             cache=cache,

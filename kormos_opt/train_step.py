@@ -21,10 +21,16 @@ class Heard:
         self.gradients = None
         self.logs = None
 
-    def hear_loss(self, loss):
+    def hear_loss(self, loss) -> None:
+        """Takes the loss that the step is about to differentiate."""
         self.loss = loss
 
-    def hear_gradients(self, gradients, variables):
+    def hear_gradients(self, gradients, variables) -> None:
+        """Takes the gradients that the step wants to apply.
+
+        Raises:
+            RuntimeError: The second time.
+        """
         if self.gradients is not None:
             raise RuntimeError(
                 "Expected a `train_step` that applies gradients once: one objective, one step. "

@@ -43,7 +43,7 @@ def test_goes_on_where_float32_ends():
         model = compiled(linear(20), kormos_opt.LBFGS(precision=name, options={"gtol": 1e-11, "ftol": 0}))
         model.fit(x, y, epochs=100, verbose=0)
         gradients[name] = np.linalg.norm(model.optimizer.result.jac)
-    assert gradients["float64"] < 1e-4 * gradients["model"]
+    assert gradients["float64"] < 1e-3 * gradients["model"]
 
 
 def test_weights_and_policies_are_put_back():

@@ -1,0 +1,204 @@
+"""One test for each fact of Keras and TensorFlow that `keras_hook.py` relies on."""
+
+import inspect
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras.src.backend import AutocastScope, get_autocast_scope, get_keras_mask
+from keras.src.backend.tensorflow.trainer import TensorFlowTrainer, TFEpochIterator
+from keras.src.trainers.data_adapters import array_data_adapter, array_slicing, get_data_adapter
+
+from tests.problems import linear, regression
+
+X, Y = regression()
+
+
+def stock(name):
+    return getattr(TensorFlowTrainer, name)._kormos_opt_stock
+
+
+def test_every_model_inherits_the_patched_methods():
+    assert keras.Model.fit is TensorFlowTrainer.fit
+    assert keras.Sequential.make_train_function is TensorFlowTrainer.make_train_function
+
+
+def test_fit_has_the_arguments_that_are_taken_from_it():
+    names = inspect.signature(stock("fit")).parameters
+    assert {
+        "x", "y", "sample_weight", "class_weight", "batch_size", "steps_per_epoch", "shuffle",
+        "callbacks", "validation_split", "validation_data", "validation_batch_size", "verbose",
+    } <= names.keys()  # fmt: skip
+
+
+def test_compile_forgets_the_train_function():
+    model = linear()
+    model.compile("sgd", "mse")
+    model.train_function = object()
+    model.compile("sgd", "mse")
+    assert model.train_function is None
+
+
+def test_fit_calls_a_train_function_that_is_there_once_per_step_and_shows_its_last_logs():
+    model = linear()
+    model.compile("sgd", "mse")
+    model.train_on_batch(X, Y)
+    calls = []
+    model.train_function = lambda iterator: calls.append(iterator) or {"loss": 1.0, "grad": float(len(calls))}
+    data = tf.data.Dataset.from_tensors(0).repeat()
+    history = model.fit(data, steps_per_epoch=3, epochs=2, shuffle=False, verbose=0)
+    assert len(calls) == 6
+    assert history.history == {"loss": [1.0, 1.0], "grad": [3.0, 6.0]}
+
+
+def test_stop_training_ends_the_epoch_at_that_step():
+    model = linear()
+    model.compile("sgd", "mse")
+    model.train_on_batch(X, Y)
+
+    def train_function(iterator):
+        model.stop_training = True
+        return {"loss": 1.0, "grad": 1.0}
+
+    model.train_function = train_function
+    data = tf.data.Dataset.from_tensors(0).repeat()
+    assert model.fit(data, steps_per_epoch=5, epochs=9, shuffle=False, verbose=0).epoch == [0]
+
+
+def test_train_on_batch_hands_over_an_iterator_of_one_batch():
+    model = linear()
+    model.compile("sgd", "mse")
+    seen = []
+    model.train_function = lambda iterator: seen.extend(iterator) or {"loss": 0.0}
+    model.train_on_batch(X, Y)
+    ((x, y, sample_weight),) = seen
+    assert sample_weight is None
+    np.testing.assert_array_equal(x, X)
+    np.testing.assert_array_equal(y, Y)
+
+
+def test_loss_scaling_wraps_the_optimizer():
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        model = linear()
+        model.compile("sgd", "mse")
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert isinstance(model.optimizer.inner_optimizer, keras.optimizers.SGD)
+
+
+def test_train_step_scales_the_loss_and_applies_gradients():
+    model = linear()
+    model.compile("sgd", "mse")
+    heard = []
+
+    class Listening(keras.optimizers.SGD):
+        def scale_loss(self, loss):
+            heard.append(tuple(loss.shape))
+            return loss
+
+        def apply(self, grads, trainable_variables=None):
+            heard.append(len(grads))
+
+    model.compile(Listening(), "mse")
+    model.fit(X, Y, epochs=1, batch_size=60, verbose=0)
+    assert heard == [(), 2]
+
+
+def test_arrays_come_as_one_batch():
+    assert array_data_adapter.can_convert_arrays((X, Y, None))
+    adapter = get_data_adapter(X.astype("float64"), Y, None, batch_size=len(X), class_weight=None)
+    ((x, y),) = list(adapter.get_numpy_iterator())
+    assert x.dtype == "float32"
+    np.testing.assert_array_equal(x, X)
+    np.testing.assert_array_equal(y, Y)
+
+
+def test_validation_split_takes_the_last_rows():
+    (x, y, _), (x_val, _, _) = array_slicing.train_validation_split((X, Y, None), validation_split=0.25)
+    np.testing.assert_array_equal(x, X[:45])
+    np.testing.assert_array_equal(x_val, X[45:])
+    assert len(y) == 45
+
+
+def test_epoch_iterator_starts_over_after_reset():
+    data = tf.data.Dataset.from_tensor_slices((X, Y)).batch(7).repeat()
+    epoch = TFEpochIterator(x=data, steps_per_epoch=3, distribute_strategy=tf.distribute.get_strategy())
+    for _ in range(2):
+        epoch.reset()
+        batches = [next(iterator) for _, _, iterator in epoch]
+        np.testing.assert_array_equal(np.concatenate([x for x, _ in batches]), X[:21])
+
+
+def test_every_loss_is_called_through_the_base_class():
+    calls = []
+    call = keras.losses.Loss.__call__
+
+    def recording(self, *arguments, **keywords):
+        calls.append(type(self).__name__)
+        return call(self, *arguments, **keywords)
+
+    keras.losses.Loss.__call__ = recording
+    try:
+        model = linear()
+        model.compile("sgd", "mse")
+        model.evaluate(X, Y, verbose=0)
+    finally:
+        keras.losses.Loss.__call__ = call
+    assert calls
+    assert "CompileLoss" not in calls
+
+
+def test_losses_cast_to_their_dtype():
+    loss = keras.losses.MeanSquaredError()
+    loss._dtype = "float64"
+    assert loss(np.ones(3), np.zeros(3)).dtype == "float64"
+    model = linear()
+    model.compile("sgd", "mse")
+    assert model._compile_loss._dtype == "float32"
+
+
+def test_masks_ride_on_tensors():
+    masked = keras.layers.Masking()(np.zeros((1, 2, 3), "float32"))
+    np.testing.assert_array_equal(get_keras_mask(masked), [[False, False]])
+
+
+def test_autocast_scope_decides_what_a_variable_reads_as():
+    variable = keras.Variable(np.ones(2), dtype="float32")
+    seen = []
+
+    class Recording(AutocastScope):
+        def maybe_cast(self, value):
+            seen.append(value)
+            return super().maybe_cast(value)
+
+    assert get_autocast_scope() is None
+    with Recording("float64"):
+        assert keras.ops.sum(variable).dtype == "float64"
+    assert seen[0] is variable.value
+
+
+def test_regularization_losses_have_a_method_of_their_own():
+    layer = keras.layers.Dense(1, kernel_regularizer="l2")
+    layer.build((None, 3))
+    np.testing.assert_allclose(layer._get_regularization_losses(), layer.losses)
+
+
+def test_flatten_layers_reaches_every_depth():
+    inner = keras.layers.Dense(2)
+    model = keras.Sequential([keras.Input((4,)), keras.Sequential([keras.layers.Dense(3), inner])])
+    flat = list(model._flatten_layers())
+    assert inner in flat
+    assert model in flat
+
+
+def test_concrete_functions_can_be_called_flat():
+    @tf.function
+    def both(x, y):
+        return {"sum": x + y}, [x]
+
+    arguments = tf.constant(1.0), tf.constant(2.0)
+    concrete = both.get_concrete_function(*arguments)
+    outputs = concrete._call_flat(list(arguments), concrete.captured_inputs)
+    assert float(outputs[0]["sum"]) == 3.0
+    assert float(outputs[1][0]) == 1.0

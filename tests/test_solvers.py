@@ -1,0 +1,159 @@
+"""The solvers without Keras: scipy in its thread against scipy itself, and the safeguards."""
+
+import threading
+import traceback
+
+import numpy as np
+import pytest
+import scipy.optimize
+
+from kormos_opt.solvers import scipy_thread
+from kormos_opt.solvers.base import Evaluate, Iterate
+from kormos_opt.solvers.safeguards import safeguard
+
+
+def rosenbrock(x):
+    return scipy.optimize.rosen(x), scipy.optimize.rosen_der(x)
+
+
+def quadratic(x):
+    scales = np.arange(1.0, x.size + 1)
+    return 0.5 * x @ (scales * x), scales * x
+
+
+def logistic(x):
+    """Regularized logistic loss of fixed data."""
+    a = np.random.default_rng(0).normal(size=(40, x.size))
+    margins = a @ x * np.sign(a[:, 0])
+    sigmoid = 1 / (1 + np.exp(margins))
+    return np.log1p(np.exp(-margins)).mean() + 0.01 * x @ x, -a.T @ (sigmoid * np.sign(a[:, 0])) / 40 + 0.02 * x
+
+
+PROBLEMS = {
+    "rosenbrock": (rosenbrock, np.zeros(6)),
+    "quadratic": (quadratic, np.ones(9)),
+    "logistic": (logistic, np.zeros(5)),
+}
+METHODS = ["L-BFGS-B"]
+
+
+def drive(solver, fun):
+    """Answers a solver to its end: `result, iterates, points`."""
+    iterates, points, answer = [], [], None
+    while True:
+        try:
+            request = solver.send(answer)
+        except StopIteration as end:
+            return end.value, iterates, points
+        if isinstance(request, Iterate):
+            iterates.append(request.x)
+            answer = None
+        else:
+            assert isinstance(request, Evaluate)
+            points.append(request.x)
+            answer = fun(request.x)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("problem", PROBLEMS)
+def test_is_scipy(problem, method):
+    fun, x0 = PROBLEMS[problem]
+    seen = []
+    expected = scipy.optimize.minimize(fun, x0, jac=True, method=method, callback=lambda x: seen.append(x.copy()))
+    result, iterates, points = drive(scipy_thread.minimize(x0, method), fun)
+    np.testing.assert_array_equal(result.x, expected.x)
+    np.testing.assert_array_equal(iterates, seen)
+    assert (result.nit, result.nfev, len(points)) == (expected.nit, expected.nfev, expected.nfev)
+    assert result.success
+    assert result.message.startswith("Converged")
+    assert result.message.endswith(f"[scipy: {expected.message}]")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_suspended_between_requests_and_gone_when_closed(method):
+    before = threading.active_count()
+    solver = scipy_thread.minimize(np.zeros(6), method)
+    request = next(solver)
+    assert threading.active_count() == before + 1
+    solver.send(rosenbrock(request.x))
+    solver.close()
+    assert threading.active_count() == before
+
+
+def test_two_suspended_solvers_do_not_mix():
+    solvers = [scipy_thread.minimize(np.full(6, start), "L-BFGS-B") for start in (0.0, 2.0)]
+    requests = [next(solver) for solver in solvers]
+    for _ in range(5):
+        requests = [
+            solver.send(None if isinstance(request, Iterate) else rosenbrock(request.x))
+            for solver, request in zip(solvers, requests, strict=True)
+        ]
+    for solver, start in zip(solvers, (0.0, 2.0), strict=True):
+        solver.close()
+        assert drive(scipy_thread.minimize(np.full(6, start), "L-BFGS-B"), rosenbrock)[0].success
+
+
+def test_error_keeps_its_traceback():
+    with pytest.raises(ValueError, match="maxls must be positive") as raised:
+        drive(scipy_thread.minimize(np.zeros(6), "L-BFGS-B", options={"maxls": 0}), rosenbrock)
+    assert "_minimize_lbfgsb" in [frame.name for frame in traceback.extract_tb(raised.value.__traceback__)]
+
+
+@pytest.mark.parametrize("problem", PROBLEMS)
+def test_safeguard_changes_nothing_on_a_smooth_problem(problem):
+    fun, x0 = PROBLEMS[problem]
+    plain, plain_iterates, _ = drive(scipy_thread.minimize(x0, "L-BFGS-B"), fun)
+    guarded, iterates, _ = drive(safeguard(scipy_thread.minimize(x0, "L-BFGS-B"), resolution=2**-52), fun)
+    np.testing.assert_array_equal(iterates, plain_iterates)
+    np.testing.assert_array_equal(guarded.x, plain.x)
+
+
+def test_ends_at_the_resolution_of_float32():
+    """f in float32, gtol out of reach: scipy alone burns a line search, the safeguard ends before it."""
+
+    def coarse(x):
+        fun, jac = logistic(x)
+        return float(np.float32(fun)), jac.astype("float32").astype("float64")
+
+    options = {"ftol": 0, "gtol": 0}
+    burnt, *_ = drive(scipy_thread.minimize(np.zeros(5), "L-BFGS-B", options=options), coarse)
+    solver = scipy_thread.minimize(np.zeros(5), "L-BFGS-B", options=options)
+    result, iterates, points = drive(safeguard(solver, "float32", 2**-23), coarse)
+    assert result.success
+    assert 'precision="float64"' in result.message
+    assert result.nfev == len(points) < burnt.nfev - 10
+    assert result.nit == len(iterates)
+    np.testing.assert_array_equal(result.x, iterates[-1])
+    np.testing.assert_allclose(result.fun, burnt.fun, rtol=1e-6)
+
+
+def test_does_not_end_on_a_plateau_before_the_first_iterate():
+    """A tiny gradient at the start says nothing about the steps to come."""
+
+    def plateau(x):
+        return 1 + 1e-9 * float(x @ x), 2e-9 * x
+
+    result, iterates, _ = drive(
+        safeguard(scipy_thread.minimize(np.ones(2), "L-BFGS-B", options={"gtol": 0, "ftol": 0}), "float32", 2**-23),
+        plateau,
+    )
+    assert len(iterates) >= 1
+    assert result.fun < plateau(np.ones(2))[0]
+
+
+@pytest.mark.parametrize("bad", [(np.nan, "nan"), (np.inf, "inf"), (1.0, "gradient")])
+def test_backs_off_from_a_wall(bad):
+    """-log(1 - x) - log(1 + x) is NaN outside (-1, 1); so is the gradient, or only the gradient."""
+    value, kind = bad
+
+    def barrier(x):
+        if np.abs(x).max() >= 1:
+            return value, np.full(x.size, np.nan if kind == "gradient" else 1.0)
+        return float(-np.log1p(-(x**2)).sum() + 30 * (0.99 - x).sum()), 2 * x / (1 - x**2) - 30
+
+    result, iterates, points = drive(safeguard(scipy_thread.minimize(np.zeros(3), "L-BFGS-B")), barrier)
+    assert max(np.abs(point).max() for point in points) >= 1
+    assert all(np.abs(x).max() < 1 for x in iterates)
+    exact = (np.sqrt(1 + 900) - 1) / 30
+    np.testing.assert_allclose(result.x, exact, atol=1e-4)
+    assert result.success
