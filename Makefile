@@ -7,7 +7,7 @@ export TF_CPP_MIN_LOG_LEVEL = 2
 .PHONY: demo test test-oldest lint benchmarks clean
 
 demo: $(VENV)/installed
-	$(BIN)/python examples/demo.py
+	$(BIN)/python -m examples.demo
 
 test: $(VENV)/installed lint
 	$(BIN)/python -m pytest --cov
@@ -24,7 +24,7 @@ test-oldest:
 
 benchmarks: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --editable '.[benchmark]'
-	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python -m benchmarks.overhead
 
 $(VENV)/installed: pyproject.toml requirements.txt $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)

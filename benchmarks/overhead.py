@@ -15,9 +15,9 @@ import numpy as np
 import pandas as pd
 import scipy.optimize
 import tensorflow as tf
+from problems import PROBLEMS, by_hand
 
 import kormos_opt
-from problems import PROBLEMS, by_hand
 
 RUNS = 5
 EPOCHS = 4

@@ -4,12 +4,15 @@ The hand-written objective is a `tf.function` of one float64 vector, as one woul
 `scipy.optimize.minimize`: it assigns the vector, loops over the chunks and returns loss and flat gradient.
 """
 
-from pathlib import Path
+from collections.abc import Callable
 from typing import NamedTuple
 
 import keras
 import numpy as np
 import tensorflow as tf
+
+from examples.data import mnist, movielens
+from examples.movielens import build_model
 
 
 class Problem(NamedTuple):
@@ -23,7 +26,7 @@ class Problem(NamedTuple):
         chunks: Sizes of a chunk worth trying for the hand-written objective.
     """
 
-    build: callable
+    build: Callable[[], keras.Model]
     x: object
     y: np.ndarray
     loss: str
@@ -54,10 +57,9 @@ def softmax_regression(data):
 def tanh_network(data):
     """A tanh network 784-256-128-10 on 10000 rows of MNIST."""
     x, y = mnist(data)
-    layers = [keras.layers.Dense(256, "tanh"), keras.layers.Dense(128, "tanh"), keras.layers.Dense(10, "softmax")]
-    clone = keras.layers.deserialize
+    dense = keras.layers.Dense
     return Problem(
-        lambda: _sequential(784, *(clone(keras.layers.serialize(layer)) for layer in layers)),
+        lambda: _sequential(784, dense(256, "tanh"), dense(128, "tanh"), dense(10, "softmax")),
         x[:10000],
         y[:10000],
         "categorical_crossentropy",
@@ -67,23 +69,13 @@ def tanh_network(data):
 
 def factorization(data):
     """A rank 5 factorization of the MovieLens ratings, 90% of them: 51670 parameters."""
-    user, item, rating = movielens(data)
-    rows = int(0.9 * len(rating))
-
-    def build():
-        inputs = [keras.Input((1,), dtype="int32"), keras.Input((1,), dtype="int32")]
-        embedded = [
-            keras.layers.Embedding(
-                int(ids.max()) + 2,
-                5,
-                embeddings_initializer="normal",
-                embeddings_regularizer=keras.regularizers.L2(1e-5),
-            )(ids_input)
-            for ids, ids_input in zip((user, item), inputs, strict=True)
-        ]
-        return keras.Model(inputs, keras.layers.Flatten()(keras.layers.Dot(axes=2)(embedded)))
-
-    return Problem(build, [user[:rows, None], item[:rows, None]], rating[:rows, None], "mse", (8192, 90752))
+    ratings = movielens(data)
+    rows = int(0.9 * len(ratings))
+    ids = [ratings[name].to_numpy("int32")[:, None] for name in ("user", "item")]
+    users, items = (int(column.max()) + 1 for column in ids)
+    x = [column[:rows] for column in ids]
+    y = ratings["rating"].to_numpy()[:rows, None]
+    return Problem(lambda: build_model(users, items), x, y, "mse", (8192, rows))
 
 
 PROBLEMS = {
@@ -137,44 +129,6 @@ def by_hand(model, problem, chunk, dtype, jit_compile=False):
         return tf.while_loop(lambda start, *_: start < rows, add, start, parallel_iterations=1)[1:]
 
     return objective
-
-
-def mnist(data):
-    """The 60000 training images of MNIST as rows of 784 numbers in [0, 1], and one-hot labels."""
-    path = Path(data or "", "mnist.npz")
-    if path.exists():
-        with np.load(path) as arrays:
-            x, y = arrays["x_train"], arrays["y_train"]
-    else:
-        try:
-            (x, y), _ = keras.datasets.mnist.load_data()
-        except Exception as error:
-            print(f"MNIST could not be downloaded ({error}): generated data of the same shape instead. See --data.")
-            rng = np.random.default_rng(0)
-            y = rng.integers(0, 10, 60000)
-            x = rng.integers(0, 128, (60000, 784)) + (np.arange(784) % 10 == y[:, None]) * 64
-    return x.reshape(-1, 784).astype("float32") / 255, keras.utils.to_categorical(y, 10)
-
-
-def movielens(data):
-    """The ratings of MovieLens ml-latest-small, shuffled: user and item numbers from 0, ratings in [0, 1]."""
-    path = Path(data or "", "ml-latest-small", "ratings.csv")
-    if not path.exists():
-        try:
-            url = "https://files.grouplens.org/datasets/movielens/ml-latest-small.zip"
-            folder = Path(keras.utils.get_file("ml-latest-small", url, extract=True))
-            path = next(folder.rglob("ratings.csv"))
-        except Exception as error:
-            print(f"MovieLens could not be downloaded ({error}): generated ratings of the same shape. See --data.")
-            rng = np.random.default_rng(0)
-            user, item = rng.integers(0, 610, 100836), rng.integers(0, 9724, 100836)
-            rating = np.clip(0.7 + rng.normal(size=610)[user] * 0.1 + rng.normal(size=9724)[item] * 0.1, 0, 1)
-            return user, item, rating
-    table = np.loadtxt(path, delimiter=",", skiprows=1)
-    np.random.default_rng(42).shuffle(table)
-    user, item = (np.unique(column, return_inverse=True)[1] for column in table[:, :2].T)
-    rating = table[:, 2]
-    return user, item, (rating - rating.min()) / (rating.max() - rating.min())
 
 
 def _sequential(columns, *layers):

@@ -1,0 +1,29 @@
+"""A small network on real data: 1797 handwritten digits of scikit-learn, trained to the end by L-BFGS.
+
+python -m examples.demo
+"""
+
+import keras
+import pandas as pd
+from sklearn import datasets, model_selection
+
+import kormos_opt
+
+keras.utils.set_random_seed(0)
+x, y = datasets.load_digits(return_X_y=True)
+x, x_val, y, y_val = model_selection.train_test_split(x / 16, y, test_size=0.25, random_state=0)
+
+model = keras.Sequential(
+    [
+        keras.Input((64,)),
+        keras.layers.Dense(32, "tanh", kernel_regularizer=keras.regularizers.L2(1e-3)),
+        keras.layers.Dense(10, "softmax", kernel_regularizer=keras.regularizers.L2(1e-3)),
+    ]
+)
+model.compile(optimizer=kormos_opt.LBFGS(), loss="sparse_categorical_crossentropy", metrics=["accuracy"])
+history = model.fit(x, y, epochs=100, validation_data=(x_val, y_val), verbose=0)
+
+columns = ["loss", "grad", "fg_evals", "accuracy", "val_loss", "val_accuracy"]
+with pd.option_context("display.width", 120, "display.max_rows", 24, "display.float_format", "{:.6g}".format):
+    print(pd.DataFrame(history.history)[columns].rename_axis("epoch"))
+print(model.optimizer.result.message)
