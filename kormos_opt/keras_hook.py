@@ -151,7 +151,7 @@ class Batches:
 
     def __iter__(self):
         self._iterator.reset()
-        for _, _, iterator in self._iterator:
+        for *_, iterator in self._iterator:
             try:
                 batch = next(iterator)
             except (StopIteration, tf.errors.OutOfRangeError):

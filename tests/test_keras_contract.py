@@ -126,7 +126,7 @@ def test_epoch_iterator_starts_over_after_reset():
     epoch = TFEpochIterator(x=data, steps_per_epoch=3, distribute_strategy=tf.distribute.get_strategy())
     for _ in range(2):
         epoch.reset()
-        batches = [next(iterator) for _, _, iterator in epoch]
+        batches = [next(iterator) for *_, iterator in epoch]
         np.testing.assert_array_equal(np.concatenate([x for x, _ in batches]), X[:21])
 
 
