@@ -8,6 +8,7 @@ from kormos_opt.optimizers import LBFGS
 from tests.problems import compiled, finite_differences, network, prepared, regression
 
 layers = keras.layers
+KERAS = tuple(int(number) for number in keras.__version__.split(".")[:2])
 
 # One of every kind of layer: the shape of a row, and the layers up to a flat output.
 LAYERS = {
@@ -143,8 +144,10 @@ def test_rebatching_leaves_the_objective_alone(kind, batch_size, float64):
         x0 = objective.parameters.ravel() if x0 is None else x0
         evaluations.append(objective.evaluate(x0, batch))
     whole, cut = evaluations
-    np.testing.assert_allclose(cut.fun, whole.fun, rtol=1e-13)
-    np.testing.assert_allclose(cut.jac, whole.jac, rtol=1e-10, atol=1e-13)
+    # Before 3.13, Keras adds 1e-7 to the number of valid entries of a mask.
+    added = 2e-7 if "masked" in kind and KERAS < (3, 13) else 0
+    np.testing.assert_allclose(cut.fun, whole.fun, rtol=1e-13 + added)
+    np.testing.assert_allclose(cut.jac, whole.jac, rtol=1e-10 + added, atol=1e-13 + added)
 
 
 @pytest.mark.parametrize("kind", LOSSES)
