@@ -5,7 +5,7 @@ Two methods of `keras.Model` ask our optimizers first, and leave every other opt
 * `make_train_function` lets the optimizer build the train function;
 * `fit` sets the training data aside as one full batch and runs the stock `fit` over a data set of empty steps, one
   for each solver iteration. The stock loop makes two iterators an epoch and calls the train function once a
-  batch: 25 ms and more an epoch that no evaluation needs. Everything else of `fit` is Keras's own.
+  batch: 20 ms and more an epoch that no evaluation needs. Everything else of `fit` is Keras's own.
 
 The rest of the file gives names to what other modules need of Keras: layers, losses, batches, printing.
 """
@@ -58,6 +58,12 @@ def _make_train_function(stock, model, force=False):
                 f"{model.dtype_policy.name!r}, for which compile() wrapped the optimizer in a LossScaleOptimizer. "
                 'Use "mixed_bfloat16" or "float32", or compile(..., auto_scale_loss=False).'
             )
+        if model._distribute_strategy is not None:
+            raise ValueError(
+                "Expected a model on one device. "
+                f"Received: a model made in the scope of a {type(model._distribute_strategy).__name__}. "
+                "Make and compile the model outside of the scope."
+            )
         model.train_function = model.optimizer.make_train_function(model)
 
 
@@ -73,9 +79,9 @@ def _fit(stock, model, *args, **kwargs):
     full_batch = train_function.collect(**{name: arguments.pop(name) for name in _DATA_ARGUMENTS})
     call = inspect.signature(stock).bind(
         x=tf.data.Dataset.from_tensors(0).repeat(),
-        steps_per_epoch=train_function.steps_per_epoch,
+        steps_per_epoch=train_function.steps_per_epoch * model.steps_per_execution,
         shuffle=False,
-        **{("self" if name == "self" else name): value for name, value in arguments.items()},
+        **arguments,
     )
     with train_function.fitting(full_batch):
         history = stock(*call.args, **call.kwargs)
@@ -110,7 +116,8 @@ def whole_arrays(x, y, sample_weight, class_weight):
     if not array_data_adapter.can_convert_arrays((x, y, sample_weight)):
         return None
     leaves = [leaf for leaf in keras.tree.flatten((x, y, sample_weight)) if leaf is not None]
-    if any(not hasattr(leaf, "shape") or _is_sparse(leaf) for leaf in leaves) or leaves[0].shape[0] == 0:
+    dense = all(hasattr(leaf, "shape") and not _is_sparse(leaf) for leaf in leaves)
+    if not leaves or not dense or leaves[0].shape[0] == 0:
         return None
     adapter = get_data_adapter(x, y, sample_weight, batch_size=leaves[0].shape[0], class_weight=class_weight)
     return next(iter(adapter.get_numpy_iterator()))
@@ -176,7 +183,7 @@ def layers(model: keras.Model) -> list[keras.Layer]:
     return list(model._flatten_layers())
 
 
-def call_of(function: tf.types.experimental.ConcreteFunction):
+def flat_call(function: tf.types.experimental.ConcreteFunction):
     """Calls `function` with flat tensors, past the matching of arguments, which takes as long as a small evaluation."""
     captured = function.captured_inputs
     return lambda *tensors: function._call_flat(list(tensors), captured)

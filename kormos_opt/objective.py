@@ -104,7 +104,10 @@ class Objective:
         spec = keras.tree.map_structure(_any_rows, chunk)
         eager = self._model.run_eagerly
         if eager:
+            was_built, state = self._model.built, self.state()
             self._run_counts(chunk, batch.rows)
+            if was_built:
+                self.restore(state)
         elif not self._model.built:
             self._counts.get_concrete_function(spec, batch.rows)
         self.parameters = FlatParameters(self._model.trainable_variables)
@@ -126,10 +129,10 @@ class Objective:
         leaves = keras.tree.flatten(batch.full_batch.data)
         data = tuple(leaf for leaf in leaves if leaf is not None)
         structure = keras.tree.map_structure(lambda leaf: leaf is not None, batch.full_batch.data)
-        whole = self._whole(_Hashable(structure), one_chunk)
+        whole = self._whole(_Structure(structure), one_chunk)
         if not self._model.run_eagerly:
             x = tf.TensorSpec((self.parameters.size,), tf.float64)
-            whole = keras_hook.call_of(whole.get_concrete_function(x, batch.rows, batch.totals, *data))
+            whole = keras_hook.flat_call(whole.get_concrete_function(x, batch.rows, batch.totals, *data))
         return {"whole": whole, "data": data}
 
     def evaluate(self, x: np.ndarray, batch: PreparedBatch) -> Evaluation:
@@ -253,7 +256,7 @@ class Objective:
         return heard, {id(v): tf.convert_to_tensor(a) + tf.cast(b, tf.float64) for v, a, b in pairs}
 
 
-class _Hashable:
+class _Structure:
     """Where the tensors of a batch belong; equal for batches of one structure, so that they share a trace."""
 
     def __init__(self, structure):

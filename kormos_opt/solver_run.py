@@ -12,7 +12,7 @@ import threadpoolctl
 from scipy.optimize import OptimizeResult
 
 from kormos_opt.objective import Evaluation
-from kormos_opt.solvers.base import Evaluate, Solver
+from kormos_opt.solvers.base import Iterate, Solver
 
 
 class SolverRun:
@@ -51,18 +51,19 @@ class SolverRun:
         """
         if self._request is None:
             self._send(None)
+        if self._accept_if_iterate():
+            return True
         while self.result is None:
-            if not isinstance(self._request, Evaluate):
-                self._accept_latest()
-                self.nit += 1
-                self._send(None)
-                return True
             self.latest = evaluate(self._request.x)
             self.nfev += 1
             if self.accepted is None:
                 _check_finite(self.latest)
-                self._accept_latest()
-            self._send((self.latest.fun, self.latest.jac))
+            with _one_blas_thread():
+                if self.accepted is None:
+                    self._accept_latest()
+                self._send((self.latest.fun, self.latest.jac))
+                if self._accept_if_iterate():
+                    return True
         return False
 
     def interrupted(self) -> OptimizeResult:
@@ -86,15 +87,21 @@ class SolverRun:
         """Ends the solver and frees what it holds."""
         self._solver.close()
 
+    def _accept_if_iterate(self):
+        if self.result is not None or not isinstance(self._request, Iterate):
+            return False
+        self._accept_latest()
+        self.nit += 1
+        self._send(None)
+        return True
+
     def _accept_latest(self):
         self.accepted = self.latest
-        with _one_blas_thread():
-            self.gradient_norm = float(np.linalg.norm(self.latest.jac))
+        self.gradient_norm = float(np.linalg.norm(self.latest.jac))
 
     def _send(self, answer):
         try:
-            with _one_blas_thread():
-                self._request = self._solver.send(answer)
+            self._request = self._solver.send(answer)
         except StopIteration as end:
             self.result = end.value
 

@@ -38,7 +38,7 @@ class TrainFunction:
         self._batch = None
         self._first = True
         self._step = 0
-        self._row = None
+        self._row = self._message = None
         self._counted = 0
         if model.built:
             FlatParameters(model.trainable_variables)
@@ -58,7 +58,7 @@ class TrainFunction:
         """Inside, steps work on `data`; afterwards nothing holds it any more."""
         self._data = data
         self._step = 0
-        self._row = None
+        self._row = self._message = None
         try:
             yield
         finally:
@@ -83,7 +83,7 @@ class TrainFunction:
             del history.epoch[epochs:]
             for name, values in history.history.items():
                 del values[lengths[name] :]
-        return self._run.result.message if self._run is not None and self._run.result is not None else None
+        return self._message
 
     def _guarded_step(self):
         if self._batch is None:
@@ -147,6 +147,7 @@ class TrainFunction:
 
     def _end(self, moved):
         self._optimizer.record(self._run.result)
+        self._message = self._run.result.message
         self._model.stop_training = True
         history = getattr(self._model, "history", None)
         if not moved and self._step % self.steps_per_epoch == 0 and history is not None and history.epoch:
@@ -164,7 +165,7 @@ class TrainFunction:
     def _logs(self):
         accepted = self._run.accepted
         return {
-            **{name: float(value) for name, value in accepted.logs.items() if np.ndim(value) == 0},
+            **{name: np.asarray(value) for name, value in (accepted.logs or {}).items()},
             "loss": accepted.fun,
             "grad": self._run.gradient_norm,
             "fg_evals": self._run.nfev,

@@ -132,6 +132,13 @@ def test_mixed_float16_with_loss_scaling():
         keras.config.set_dtype_policy("float32")
 
 
+def test_distribution_strategy():
+    with tf.distribute.OneDeviceStrategy("/cpu:0").scope():
+        model = compiled(linear())
+    with fails("Received: a model made in the scope of a OneDeviceStrategy"):
+        model.fit(X, Y, verbose=0)
+
+
 @pytest.mark.parametrize(
     "callback",
     [keras.callbacks.ReduceLROnPlateau(), keras.callbacks.LearningRateScheduler(lambda epoch: 0.1)],

@@ -267,6 +267,12 @@ def test_mixed_bfloat16():
     assert model.trainable_variables[0].dtype == "float32"
 
 
+def test_iterations_per_epoch_with_steps_per_execution():
+    model = compiled(network(), LBFGS(iterations_per_epoch=5), steps_per_execution=4)
+    model.fit(X, Y, epochs=2, verbose=0)
+    assert int(model.optimizer.iterations) == 10
+
+
 def test_progress_bar_counts_iterations(capsys):
     compiled(network(), kormos_opt.LBFGS(iterations_per_epoch=4)).fit(X, Y, epochs=1, verbose=1)
     assert "4/4" in capsys.readouterr().out

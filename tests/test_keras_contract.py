@@ -65,6 +65,12 @@ def test_stop_training_ends_the_epoch_at_that_step():
     assert model.fit(data, steps_per_epoch=5, epochs=9, shuffle=False, verbose=0).epoch == [0]
 
 
+def test_a_model_remembers_the_strategy_it_was_made_under():
+    assert linear()._distribute_strategy is None
+    with tf.distribute.OneDeviceStrategy("/cpu:0").scope():
+        assert linear()._distribute_strategy is tf.distribute.get_strategy()
+
+
 def test_train_on_batch_hands_over_an_iterator_of_one_batch():
     model = linear()
     model.compile("sgd", "mse")

@@ -193,10 +193,11 @@ def test_batchnorm_averages_advance_once_per_accepted_iterate():
     np.testing.assert_allclose(model.layers[0].moving_mean.numpy(), mean, rtol=1e-4, atol=1e-6)
 
 
-def test_seeds_are_where_they_were_after_fit():
+@pytest.mark.parametrize("eager", [False, True])
+def test_seeds_are_where_they_were_after_fit(eager):
     model, x, y = model_and_data("Dropout")
     before = [variable.numpy() for variable in model.non_trainable_variables]
-    compiled(model).fit(x, y, epochs=3, verbose=0)
+    compiled(model, run_eagerly=eager).fit(x, y, epochs=3, verbose=0)
     for old, new in zip(before, model.non_trainable_variables, strict=True):
         np.testing.assert_array_equal(old, new.numpy())
 

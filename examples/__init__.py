@@ -1,0 +1,1 @@
+"""Examples that anyone can run: `python -m examples.demo`."""

@@ -1,0 +1,58 @@
+"""The examples run, and reach what their documentation says. Without data of their own they are given small data."""
+
+import runpy
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from examples import data, movielens
+
+
+def test_demo(capsys):
+    runpy.run_module("examples.demo", run_name="__main__")
+    out = capsys.readouterr().out
+    assert "val_accuracy" in out
+    assert "Converged" in out
+
+
+@pytest.fixture
+def ratings(tmp_path):
+    """A folder with ratings in the format of MovieLens, of rank 1."""
+    rng = np.random.default_rng(0)
+    user, item = rng.integers(1, 40, 3000), rng.integers(1, 60, 3000)
+    rating = np.round(2 * (1 + rng.random(40)[user]) * (1 + 0.2 * rng.random(60)[item])) / 2 + 0.5
+    (tmp_path / "ml-latest-small").mkdir()
+    table = pd.DataFrame({"userId": user, "movieId": item, "rating": rating, "timestamp": 0})
+    table.to_csv(tmp_path / "ml-latest-small" / "ratings.csv", index=False)
+    return tmp_path
+
+
+def test_movielens(ratings, tmp_path, monkeypatch, capsys):
+    picture = tmp_path / "picture.png"
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    monkeypatch.setattr(sys, "argv", ["movielens", "--data", str(ratings), "--picture", str(picture), "--epochs", "6"])
+    movielens.main()
+    rows = capsys.readouterr().out.splitlines()
+    assert len([row for row in rows if row[:1].isdigit()]) == 6
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_ratings_are_counted_and_scaled(ratings):
+    table = data.movielens(str(ratings))
+    assert (table["rating"].min(), table["rating"].max()) == (0, 1)
+    assert sorted(table["user"].unique()) == list(range(table["user"].nunique()))
+
+
+def test_missing_data_is_generated_and_said(monkeypatch, capsys):
+    def refuse(*_, **__):
+        raise OSError("no network")
+
+    monkeypatch.setattr("keras.utils.get_file", refuse)
+    monkeypatch.setattr("keras.datasets.mnist.load_data", refuse)
+    assert len(data.movielens()) == 100_836
+    x, y = data.mnist()
+    assert x.shape == (60000, 784)
+    assert y.shape == (60000, 10)
+    assert capsys.readouterr().out.count("generated") == 2
