@@ -37,11 +37,14 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", help="folder with mnist.npz and ml-latest-small/")
     parser.add_argument("--only", default=",".join(TABLES), help="tables, separated by commas")
+    parser.add_argument("--problem", default="", help="only problems whose name begins like this")
     parser.add_argument("--peak", nargs=2, metavar=("PROBLEM", "OPTIMIZER"), help="used by the table of memory")
     arguments = parser.parse_args()
     if arguments.peak:
         print(peak_memory(*arguments.peak, arguments.data))
         return
+    for name in [name for name in PROBLEMS if not name.startswith(arguments.problem)]:
+        del PROBLEMS[name]
     for name in arguments.only.split(","):
         title, rows = TABLES[name]
         print(f"\n{title}\n", flush=True)
@@ -70,7 +73,8 @@ def evaluations(problem, dtype, jit_compile):
     start, x0 = initial(model)
     bare = fastest_by_hand(model, problem, x0, dtype, jit_compile)
     model.compile(kormos_opt.LBFGS(iterations_per_epoch=50, options=TO_THE_END), problem.loss, jit_compile=jit_compile)
-    epochs = 4 if seconds(lambda: bare(x0)) < 0.02 else 1
+    once = seconds(lambda: bare(x0))
+    epochs, calls = 4 if once < 0.02 else 1, max(9, int(0.2 / once))
 
     inside = []
 
@@ -88,7 +92,7 @@ def evaluations(problem, dtype, jit_compile):
     with mock.patch.object(Objective, "evaluate", lambda *arguments: timed(inside, lambda: evaluate(*arguments))):
         fit(), hand()
         for _ in range(RUNS):
-            bares.append(statistics.median(seconds(lambda: bare(x0)) for _ in range(9)))
+            bares.append(statistics.median(seconds(lambda: bare(x0)) for _ in range(calls)))
             fits.append(per_evaluation(fit) / bares[-1])
             evaluated.append(statistics.median(inside) / bares[-1])
             hands.append(per_evaluation(hand) / bares[-1])
