@@ -10,8 +10,8 @@ import keras
 import numpy as np
 import psutil
 import pytest
+import threadpoolctl
 
-import kormos_opt
 from kormos_opt.objective import Objective
 from kormos_opt.optimizers import LBFGS
 from tests.problems import compiled, linear, network, regression
@@ -226,31 +226,31 @@ def test_recompiling_ends_the_suspended_solver():
     assert solver_threads() == []
 
 
-def test_blas_threads_are_put_back():
-    import threadpoolctl
-
+def test_blas_is_limited_while_the_solver_computes_and_only_then(monkeypatch):
     x, y = regression()
-    with threadpoolctl.threadpool_limits(2, "blas"):
-        before = [library["num_threads"] for library in threadpoolctl.threadpool_info()]
-        compiled(network(), LBFGS()).fit(x, y, epochs=2, verbose=0)
-        assert [library["num_threads"] for library in threadpoolctl.threadpool_info()] == before
+    in_solver, in_objective = [], []
+    evaluate, solver = Objective.evaluate, LBFGS.solver
 
+    def blas_threads():
+        return {library["num_threads"] for library in threadpoolctl.threadpool_info() if library["user_api"] == "blas"}
 
-def test_gradient_of_evaluations_is_unlimited_by_blas(monkeypatch):
-    """The limit holds while the solver computes, not while the objective is evaluated."""
-    import threadpoolctl
-
-    x, y = regression()
-    seen = []
-    evaluate = Objective.evaluate
-
-    def looking(self, *arguments):
-        seen.append(
-            {library["num_threads"] for library in threadpoolctl.threadpool_info() if library["user_api"] == "blas"}
-        )
+    def looking_evaluate(self, *arguments):
+        in_objective.append(blas_threads())
         return evaluate(self, *arguments)
 
-    monkeypatch.setattr(Objective, "evaluate", looking)
+    def looking_solver(self, x0):
+        inner, answer = solver(self, x0), None
+        try:
+            while True:
+                in_solver.append(blas_threads())
+                answer = yield inner.send(answer)
+        finally:
+            inner.close()
+
+    monkeypatch.setattr(Objective, "evaluate", looking_evaluate)
+    monkeypatch.setattr(LBFGS, "solver", looking_solver)
     with threadpoolctl.threadpool_limits(2, "blas"):
-        compiled(network(), kormos_opt.LBFGS()).fit(x, y, epochs=2, verbose=0)
-    assert seen and all(threads == {2} for threads in seen)
+        compiled(network()).fit(x, y, epochs=2, verbose=0)
+        assert blas_threads() == {2}
+    assert in_objective and all(threads == {2} for threads in in_objective)
+    assert len(in_solver) > 2 and all(threads == {1} for threads in in_solver[1:])
