@@ -58,6 +58,11 @@ def of_fit(model: keras.Model, cache: bool | str, x, y, sample_weight, class_wei
             return _whole(keras.tree.map_structure(_to_tensor, arrays))
     batches = keras_hook.Batches(model, x, y, sample_weight, class_weight, batch_size, steps_per_epoch)
     if cache is False:
+        if not keras_hook.can_be_read_again(x):
+            raise ValueError(
+                "Expected data that can be read again for cache=False: every evaluation is a pass over all of it. "
+                f"Received: x of type {type(x).__name__}. Use a PyDataset, a tf.data.Dataset, or cache='auto'."
+            )
         return _checked(BatchList(batches, sum(int(keras_hook.rows_of(batch)) for batch in batches)))
     return of_batches(batches, budget=_half_of_memory() if cache == "auto" else None)
 

@@ -13,6 +13,8 @@ The rest of the file gives names to what other modules need of Keras: layers, lo
 import contextlib
 import functools
 import inspect
+import threading
+import types
 
 import keras
 import tensorflow as tf
@@ -172,6 +174,11 @@ def _is_infinite(x):
     return isinstance(x, keras.utils.PyDataset) and x.num_batches is None
 
 
+def can_be_read_again(x) -> bool:
+    """Whether the training data is there for a second pass. A generator is used up by the first."""
+    return not isinstance(x, types.GeneratorType)
+
+
 def rows_of(batch) -> tf.Tensor:
     """The number of rows of a batch, counted as the stock train step does: in the first input."""
     x, _, _ = keras.utils.unpack_x_y_sample_weight(batch)
@@ -268,17 +275,23 @@ def _dtype_of(loss):
         loss._dtype = dtype
 
 
+_replacing = threading.RLock()
+
+
 @contextlib.contextmanager
 def _replaced(owner, name, function):
-    """Inside, `owner.name(...)` calls `function(stock, ...)`."""
-    stock = getattr(owner, name)
+    """Inside, `owner.name(...)` calls `function(stock, ...)` in this thread; one thread at a time replaces anything."""
+    with _replacing:
+        stock, thread = getattr(owner, name), threading.get_ident()
 
-    @functools.wraps(stock)
-    def method(*args, **kwargs):
-        return function(stock, *args, **kwargs)
+        @functools.wraps(stock)
+        def method(*args, **kwargs):
+            if threading.get_ident() != thread:
+                return stock(*args, **kwargs)
+            return function(stock, *args, **kwargs)
 
-    setattr(owner, name, method)
-    try:
-        yield
-    finally:
-        setattr(owner, name, stock)
+        setattr(owner, name, method)
+        try:
+            yield
+        finally:
+            setattr(owner, name, stock)

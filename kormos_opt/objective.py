@@ -142,9 +142,16 @@ class Objective:
         else:
             x_tensor, sums = tf.constant(x), None
             before = self._begin(x_tensor)
+            rows = 0
             for chunk in batch.full_batch.batches:
+                rows += int(keras_hook.rows_of(chunk))
                 *terms, logs = self._sums(x_tensor, chunk, batch.rows, batch.totals)
                 sums = terms if sums is None else [total + term for total, term in zip(sums, terms, strict=True)]
+            if rows != batch.full_batch.rows:
+                raise RuntimeError(
+                    f"Expected {batch.full_batch.rows} rows in every pass over the data, as in the first. "
+                    f"Received: {rows} rows. Give the optimizer cache=True, or a data set of fixed length."
+                )
             fun, jac, averages = self._finish(before, *sums, batch.rows)
         return Evaluation(x, float(fun), jac.numpy(), logs, averages)
 
@@ -236,7 +243,10 @@ class Objective:
         float64 = self._float64 or precision.compute_dtype(self._model) == "float64"
         compute = precision.float64_compute(self._model, substitutes) if float64 else contextlib.nullcontext()
         with compute, keras_hook.corrected_losses(reductions.correct):
-            return train_step.run(self._model, batch)
+            heard = train_step.run(self._model, precision.in_float64(batch) if float64 else batch)
+        if float64:
+            precision.check_loss(heard.loss)
+        return heard
 
     def _reads_x(self):
         """Whether layers read x itself. A custom train step is spared: it may use its gradients of the variables."""

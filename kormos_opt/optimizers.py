@@ -50,7 +50,7 @@ class BatchOptimizer(keras.optimizers.Optimizer):
             raise ValueError(f"Expected a positive integer. Received: iterations_per_epoch={iterations_per_epoch!r}.")
         if batch_size is not None and not _is_positive_integer(batch_size):
             raise ValueError(f"Expected a positive integer or None. Received: batch_size={batch_size!r}.")
-        if cache not in (True, False, "auto"):
+        if not (isinstance(cache, bool) or cache == "auto"):
             raise ValueError(f'Expected True, False or "auto". Received: cache={cache!r}.')
         if precision not in ("model", "float64"):
             raise ValueError(f'Expected "model" or "float64". Received: precision={precision!r}.')
@@ -66,7 +66,7 @@ class BatchOptimizer(keras.optimizers.Optimizer):
         """The `scipy.optimize.OptimizeResult` of the last fit, `None` before the first."""
         return self._outcome.result
 
-    def record(self, result: OptimizeResult) -> None:
+    def record(self, result: OptimizeResult | None) -> None:
         """Keeps the result of a fit."""
         self._outcome.result = result
 

@@ -9,6 +9,7 @@ import contextlib
 
 import keras
 import ml_dtypes
+import tensorflow as tf
 
 from kormos_opt import keras_hook
 
@@ -31,6 +32,25 @@ def compute_dtype(model: keras.Model) -> str:
 def resolution(dtype: str) -> float:
     """The machine epsilon of `dtype`."""
     return float(ml_dtypes.finfo(dtype).eps)
+
+
+def in_float64(batch):
+    """A batch with its floating tensors cast to float64, for losses and train steps that compute with them."""
+
+    def cast(leaf):
+        floating = leaf is not None and leaf.dtype.is_floating
+        return tf.cast(leaf, tf.float64) if floating else leaf
+
+    return keras.tree.map_structure(cast, batch)
+
+
+def check_loss(loss) -> None:
+    """Raises `ValueError` for a loss that is not float64 where the objective shall be."""
+    if loss.dtype != tf.float64:
+        raise ValueError(
+            f"Expected a loss in float64. Received: a loss of dtype {loss.dtype.name} from the model's loss or "
+            'train step. Let it compute in the dtype of the predictions, or use precision="model".'
+        )
 
 
 @contextlib.contextmanager

@@ -66,8 +66,8 @@ class SolverRun:
                     return True
         return False
 
-    def interrupted(self) -> OptimizeResult:
-        """A result for a run that was suspended before it ended."""
+    def interrupted(self, what_next: str) -> OptimizeResult:
+        """A result for a run that did not end by itself."""
         return OptimizeResult(
             x=self.accepted.x,
             fun=self.accepted.fun,
@@ -79,7 +79,7 @@ class SolverRun:
             status=1,
             message=(
                 f"Suspended after {self.nit} iterations, not converged: the gradient's norm is "
-                f"{self.gradient_norm:.3g}. Another fit on the same data goes on from here"
+                f"{self.gradient_norm:.3g}. {what_next}"
             ),
         )
 

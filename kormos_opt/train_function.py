@@ -64,7 +64,7 @@ class TrainFunction:
         finally:
             self._data = self._batch = None
             if self._run is not None and self._run.result is None:
-                self._optimizer.record(self._run.interrupted())
+                self._optimizer.record(self._run.interrupted("Another fit on the same data goes on from here"))
 
     def __call__(self, iterator) -> dict:
         if self._data is None:
@@ -82,7 +82,7 @@ class TrainFunction:
             lengths, epochs = self._row
             del history.epoch[epochs:]
             for name, values in history.history.items():
-                del values[lengths[name] :]
+                del values[lengths.get(name, 0) :]
         return self._message
 
     def _guarded_step(self):
@@ -106,6 +106,7 @@ class TrainFunction:
             objective = Objective(self._model, self._optimizer.precision == "float64", self._optimizer.batch_size)
         self._batch = objective.prepare(self._data)
         self._objective = objective
+        self._state = objective.state()
         self._first = True
 
     def _must_start(self):
@@ -124,14 +125,13 @@ class TrainFunction:
 
     def _start(self):
         self._close()
-        self._state = self._objective.state()
         solver = self._optimizer.solver(self._objective.parameters.ravel())
         self._run = SolverRun(safeguard(solver, **self._resolution()))
         self._counted = 0
 
     def _iterate(self):
         run = self._run
-        moved = run.iterate(lambda x: self._objective.evaluate(x, self._batch))
+        moved = run.iterate(self._evaluate)
         if run.latest is not run.accepted:
             self._objective.parameters.assign(run.accepted.x)
         if moved and run.accepted.averages:
@@ -145,12 +145,23 @@ class TrainFunction:
             self._counted = run.nit
         return self._logs()
 
+    def _evaluate(self, x):
+        evaluation = self._objective.evaluate(x, self._batch)
+        parameters = self._objective.parameters
+        if self._run.nfev == 0 and not np.array_equal(parameters.ravel(), parameters.round(x)):
+            raise ValueError(
+                "Expected layers that leave the trainable weights alone in their call: the loss must be a function of "
+                "the weights. Received: weights that changed in an evaluation, as SpectralNormalization changes them. "
+                "Leave that layer out, or freeze it."
+            )
+        return evaluation
+
     def _end(self, moved):
         self._optimizer.record(self._run.result)
         self._message = self._run.result.message
         self._model.stop_training = True
         history = getattr(self._model, "history", None)
-        if not moved and self._step % self.steps_per_epoch == 0 and history is not None and history.epoch:
+        if not moved and self._run.nit and self._step % self.steps_per_epoch == 0 and history is not None:
             self._row = {name: len(values) for name, values in history.history.items()}, len(history.epoch)
 
     def _is_same_objective(self):
@@ -175,6 +186,9 @@ class TrainFunction:
     def _abandon(self):
         if self._run is not None and self._run.accepted is not None:
             self._objective.parameters.assign(self._run.accepted.x)
+            self._optimizer.record(self._run.interrupted("Interrupted by an error; another fit starts afresh"))
+        else:
+            self._optimizer.record(None)
         if self._state is not None:
             self._objective.restore(self._state)
         self._close()

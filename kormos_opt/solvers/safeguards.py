@@ -12,7 +12,7 @@ from kormos_opt.solvers.base import Iterate, Solver
 def safeguard(solver: Solver, dtype: str = "float64", resolution: float | None = None) -> Solver:
     """Passes requests through, ends at the resolution of f, and backs off from points where f is not finite.
 
-    **Resolution.** Between an iterate x and the next trial point x + d the loss changes by about
+    **Resolution.** Between an iterate x and the first trial point x + d after it the loss changes by about
     `|jac @ d|`, twice the Newton decrement's estimate of what is left to gain (Boyd and Vandenberghe, Convex
     Optimization, section 9.5.1). Once that is below `resolution * |fun|`, no line search can see the change
     in an f of that precision: the solver is closed as converged instead of burning its evaluations.
@@ -31,6 +31,7 @@ def safeguard(solver: Solver, dtype: str = "float64", resolution: float | None =
     """
     iterate = latest = None  # (x, fun, jac)
     nit = nfev = 0
+    first_trial = False  # of an iteration: later ones are shorter because the line search, or our wall, made them so
     answer = None
     try:
         while True:
@@ -40,10 +41,11 @@ def safeguard(solver: Solver, dtype: str = "float64", resolution: float | None =
                 return end.value
             if isinstance(request, Iterate):
                 nit += 1
+                first_trial = True
                 iterate = latest
                 answer = yield request
                 continue
-            if resolution is not None and nit > 0:
+            if resolution is not None and first_trial:
                 x, fun, jac = iterate
                 if abs(jac @ (request.x - x)) <= resolution * abs(fun):
                     return OptimizeResult(
@@ -57,6 +59,7 @@ def safeguard(solver: Solver, dtype: str = "float64", resolution: float | None =
                         status=0,
                         message=_resolution_message(dtype),
                     )
+            first_trial = False
             answer = yield request
             nfev += 1
             fun, jac = answer

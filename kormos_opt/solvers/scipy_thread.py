@@ -102,14 +102,17 @@ def check_options(method: str, tol: float | None, options: dict) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error", scipy.optimize.OptimizeWarning)
         try:
-            scipy.optimize.minimize(
+            result = scipy.optimize.minimize(
                 lambda x: (x @ x, 2 * x), np.ones(2), jac=True, method=method, tol=tol, options=options
             )
-        except scipy.optimize.OptimizeWarning as warning:
-            raise ValueError(
-                f"Expected `options` that scipy knows for method {method!r}: {', '.join(known_options(method))}. "
-                f"Received: options={options!r} ({warning})"
-            ) from None
+            reason = result.message if result.message.startswith("ERROR") else None
+        except (scipy.optimize.OptimizeWarning, TypeError, ValueError, AttributeError) as error:
+            reason = error
+    if reason:
+        raise ValueError(
+            f"Expected `options` that scipy takes for method {method!r}: {', '.join(known_options(method))}. "
+            f"Received: options={options!r} ({reason})"
+        )
 
 
 def known_options(method: str) -> list[str]:
