@@ -297,7 +297,10 @@ def _any_rows(leaf):
 
 
 def _rows_that_fit(graph):
-    """Rows whose intermediate results, all of them at once, take `_CHUNK_BYTES`. A multiple of 64: see `_rows`."""
+    """Rows whose intermediate results, all of them at once, take `_CHUNK_BYTES`. A multiple of 64: see `_rows`.
+
+    Results inside loops, as those of recurrent layers, are not seen.
+    """
     bytes_per_row = 0
     for operation in graph.get_operations():
         for tensor in operation.outputs:

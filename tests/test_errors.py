@@ -27,6 +27,10 @@ def fails(match, error=ValueError):
         ({"iterations_per_epoch": 0}, "Received: iterations_per_epoch=0"),
         ({"batch_size": -1}, "Received: batch_size=-1"),
         ({"cache": "never"}, "Received: cache='never'"),
+        ({"cache": 0}, "Received: cache=0"),
+        ({"options": {"maxcor": 0}}, "Received: options={'maxcor': 0}.*ERROR"),
+        ({"options": {"ftol": "x"}}, "Received: options={'ftol': 'x'"),
+        ({"options": {"jac": 1}}, "Received: options="),
         ({"precision": "float16"}, "Received: precision='float16'"),
         ({"options": {"maxcors": 3}}, "maxcor, .*Received: options={'maxcor.*Unknown solver options: maxcors"),
         ({"clipnorm": 1.0}, "`clipnorm`: a solver needs the gradient as it is. Received: clipnorm=1.0"),
@@ -230,3 +234,31 @@ def test_another_backend():
     environment = {**os.environ, "KERAS_BACKEND": "tensorflow"}
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
     assert "Received: keras.backend.backend()='jax'" in run.stdout
+
+
+def test_a_generator_cannot_be_streamed():
+    def batches():
+        yield X, Y
+
+    with fails("read again for cache=False.*Received: x of type generator"):
+        compiled(linear(), LBFGS(cache=False)).fit(batches(), verbose=0)
+
+
+def test_passes_of_different_length():
+    left = [3]
+
+    def batches():
+        left[0] -= 1
+        for _ in range(2 + (left[0] < 1)):
+            yield X, Y
+
+    signature = (tf.TensorSpec((None, 4)), tf.TensorSpec((None, 1)))
+    data = tf.data.Dataset.from_generator(batches, output_signature=signature)
+    with fails("Expected 120 rows in every pass.*Received: 180 rows", RuntimeError):
+        compiled(linear(), LBFGS(cache=False)).fit(data, epochs=5, verbose=0)
+
+
+def test_layer_that_assigns_its_weights():
+    dense = keras.layers.SpectralNormalization(keras.layers.Dense(1))
+    with fails("leave the trainable weights alone"):
+        compiled(keras.Sequential([keras.Input((4,)), dense])).fit(X, Y, verbose=0)

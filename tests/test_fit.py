@@ -205,13 +205,13 @@ def test_fit_from_an_optimum_ends_in_the_first_epoch():
     assert model.optimizer.result.success
 
 
+def stepped(y, y_pred):
+    """Rounded to steps of 0.1: a line search soon has nothing to see."""
+    error = keras.ops.mean((y - y_pred) ** 2)
+    return error + keras.ops.stop_gradient(keras.ops.round(error, 1) - error)
+
+
 def test_failed_line_search_adds_no_row(capsys):
-    """Rounding the loss to steps of 0.1 leaves the line search nothing to see, and BFGS does not get far."""
-
-    def stepped(y, y_pred):
-        error = keras.ops.mean((y - y_pred) ** 2)
-        return error + keras.ops.stop_gradient(keras.ops.round(error, 1) - error)
-
     x, y = regression()
     model = compiled(linear(), kormos_opt.LBFGS(tol=0.0), loss=stepped)
     history = model.fit(x, y, epochs=50, validation_data=(x, y), verbose=2)
@@ -247,3 +247,20 @@ def test_tensorboard_and_checkpoints_run(tmp_path):
     for saved, now in zip(loaded.get_weights(), model.get_weights(), strict=True):
         np.testing.assert_array_equal(saved, now)
     assert int(loaded.optimizer.iterations) == 3
+
+
+def test_failed_line_search_in_the_first_epoch_of_a_resumed_fit_adds_no_row():
+    x, y = regression()
+
+    def fit(model, **epochs):
+        return model.fit(x, y, verbose=0, **epochs).history.get("loss", [])
+
+    def make():
+        keras.utils.set_random_seed(0)
+        return compiled(linear(), kormos_opt.LBFGS(tol=0.0), loss=stepped)
+
+    whole = fit(make(), epochs=50)
+    model = make()
+    pieces = fit(model, epochs=len(whole)) + fit(model, epochs=50, initial_epoch=len(whole))
+    assert pieces == whole
+    assert not model.optimizer.result.success

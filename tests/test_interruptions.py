@@ -254,3 +254,83 @@ def test_blas_is_limited_while_the_solver_computes_and_only_then(monkeypatch):
         assert blas_threads() == {2}
     assert in_objective and all(threads == {2} for threads in in_objective)
     assert len(in_solver) > 2 and all(threads == {1} for threads in in_solver[1:])
+
+
+def test_no_false_end_beside_a_wall(float64):
+    """Steps that the wall made tiny are no sign of convergence: the minimum over x < 1.4 lies at its very edge."""
+    x = np.ones((1, 1))
+    model = compiled(
+        linear(1, kernel_initializer="zeros", use_bias=False),
+        loss=lambda y, y_pred: keras.ops.mean((y_pred - 3) ** 2) + 0 * keras.ops.sum(keras.ops.log(1.4 - y_pred)),
+    )
+    model.fit(x, x, epochs=50, verbose=0)
+    assert model.get_weights()[0] < 1.4
+    assert np.abs(model.optimizer.result.jac).max() > 1
+    assert not model.optimizer.result.success
+
+
+def test_result_after_an_error_is_not_that_of_an_earlier_fit(monkeypatch):
+    x, y = regression()
+    model = compiled(linear())
+    model.fit(x, y, epochs=50, verbose=0)
+    assert model.optimizer.result.success
+    with pytest.raises(ValueError, match="finite loss"):
+        model.fit(x, y * np.nan, verbose=0)
+    assert model.optimizer.result is None
+    model.set_weights([weight + 1 for weight in model.get_weights()])
+    evaluate, left = Objective.evaluate, [4]
+
+    def failing(self, *arguments):
+        left[0] -= 1
+        if left[0] == 0:
+            raise BoomError
+        return evaluate(self, *arguments)
+
+    monkeypatch.setattr(Objective, "evaluate", failing)
+    with pytest.raises(BoomError):
+        model.fit(x, y, epochs=9, verbose=0)
+    assert not model.optimizer.result.success
+    assert "Interrupted by an error" in model.optimizer.result.message
+
+
+def test_error_puts_back_the_state_from_the_start_of_its_own_fit(monkeypatch):
+    x, y = regression()
+    model = compiled(keras.Sequential([keras.Input((4,)), keras.layers.BatchNormalization(), keras.layers.Dense(1)]))
+    model.fit(x, y, epochs=2, verbose=0)
+    model.layers[0].moving_mean.assign([7.0] * 4)
+
+    def failing(self, *arguments):
+        raise BoomError
+
+    monkeypatch.setattr(Objective, "evaluate", failing)
+    with pytest.raises(BoomError):
+        model.fit(x, y, verbose=0)
+    np.testing.assert_array_equal(model.layers[0].moving_mean.numpy(), [7.0] * 4)
+
+
+@pytest.mark.parametrize("arguments", [{}, {"run_eagerly": True}], ids=["graph", "eager"])
+def test_fits_in_several_threads(arguments):
+    x, y = regression()
+    stock = keras.losses.Loss.__call__, keras.Layer.__call__
+    expected = compiled(network(), LBFGS(precision="float64"), **arguments)
+    models = [compiled(network(), LBFGS(precision="float64"), **arguments) for _ in range(3)]
+    for model in models:
+        model.set_weights(expected.get_weights())
+    losses, errors = {}, []
+
+    def fit(number):
+        try:
+            losses[number] = models[number].fit(x, y, epochs=4, verbose=0).history["loss"]
+        except Exception as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=fit, args=(number,)) for number in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert (keras.losses.Loss.__call__, keras.Layer.__call__) == stock
+    loss = expected.fit(x, y, epochs=4, verbose=0).history["loss"]
+    for number in range(3):
+        np.testing.assert_allclose(losses[number], loss, rtol=1e-10)

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import kormos_opt
 from kormos_opt import precision
@@ -67,8 +68,6 @@ class AddsFloat32Constant(keras.layers.Layer):
         self.constant = keras.ops.ones((1,), "float32")
 
     def call(self, x):
-        import tensorflow as tf
-
         return tf.add(x, self.constant)
 
 
@@ -120,3 +119,52 @@ def test_compute_dtype_is_the_coarsest_of_layers_with_weights():
     model = keras.Model(inputs, keras.layers.Dense(1)(coarse))
     assert precision.compute_dtype(model) == "bfloat16"
     assert precision.compute_dtype(linear()) == "float32"
+
+
+class OwnLoss(keras.Model):
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        return tf.reduce_mean((y_pred - y) ** 2)
+
+
+class OwnStep(keras.Model):
+    """A residual with a derivative with respect to the input, as physics-informed networks have it."""
+
+    def train_step(self, data):
+        x, y = data
+        with tf.GradientTape() as tape:
+            with tf.GradientTape() as inner:
+                inner.watch(x)
+                outputs = self(x, training=True)
+            slope = inner.gradient(outputs, x)
+            loss = tf.reduce_mean((outputs - y) ** 2) + tf.reduce_mean(slope**2)
+        self.optimizer.apply(tape.gradient(loss, self.trainable_variables), self.trainable_variables)
+        return {"loss": loss}
+
+
+@pytest.mark.parametrize("kind", [OwnLoss, OwnStep])
+def test_own_losses_and_steps_compute_in_float64(kind):
+    x, y = regression()
+    inputs = keras.Input((4,))
+    hidden = keras.layers.Dense(5, "tanh")(inputs)
+    model = compiled(kind(inputs, keras.layers.Dense(1)(hidden)), LBFGS(precision="float64"))
+    objective, batch = prepared(model, x, y)
+    x0 = objective.parameters.ravel()
+    fun = objective.evaluate(x0, batch).fun
+    assert fun != float(np.float32(fun))
+    direction = np.ones(x0.size)
+    if kind is OwnLoss:
+        slope = finite_differences(lambda x: objective.evaluate(x, batch).fun, x0, direction)
+        np.testing.assert_allclose(objective.evaluate(x0, batch).jac @ direction, slope, rtol=1e-9)
+
+
+def test_loss_that_stays_float32_is_refused():
+    x, y = regression()
+
+    class Casting(keras.Model):
+        def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+            return tf.reduce_mean(tf.cast(y_pred - y, tf.float32) ** 2)
+
+    inputs = keras.Input((4,))
+    model = compiled(Casting(inputs, keras.layers.Dense(1)(inputs)), LBFGS(precision="float64"))
+    with pytest.raises(ValueError, match=r"Expected a loss in float64\. Received: a loss of dtype float32"):
+        model.fit(x, y, verbose=0)
