@@ -1,7 +1,7 @@
 """Deterministic full-batch solvers for plain Keras 3 models.
 
     keras_hook      Model.fit meets one of our optimizers and asks it for the train function
-    train_function  one step of the stock loop is one iteration of the solver
+    train_function  one epoch of the stock loop is one iteration of the solver
     solver_run      a solver's requests are answered with evaluations
     solvers         what asks: scipy.optimize.minimize, suspended between two requests
     objective       what answers: f(x) and its gradient over the full batch, from the model's own train step

@@ -3,8 +3,8 @@
 Two methods of `keras.Model` ask our optimizers first, and leave every other optimizer alone:
 
 * `make_train_function` lets the optimizer build the train function;
-* `fit` sets the training data aside as one full batch and runs the stock `fit` over a data set of empty steps, one
-  for each solver iteration. The stock loop makes two iterators an epoch and calls the train function once a
+* `fit` sets the training data aside as one full batch and runs the stock `fit` over a data set of empty batches, one
+  for each epoch. The stock loop makes two iterators an epoch and calls the train function once a
   batch: 20 ms and more an epoch that no evaluation needs. Everything else of `fit` is Keras's own.
 
 The rest of the file gives names to what other modules need of Keras: layers, losses, batches, printing.
@@ -81,7 +81,7 @@ def _fit(stock, model, *args, **kwargs):
     full_batch = train_function.collect(**{name: arguments.pop(name) for name in _DATA_ARGUMENTS})
     call = inspect.signature(stock).bind(
         x=tf.data.Dataset.from_tensors(0).repeat(),
-        steps_per_epoch=train_function.steps_per_epoch * model.steps_per_execution,
+        steps_per_epoch=model.steps_per_execution,
         shuffle=False,
         **arguments,
     )

@@ -1,6 +1,6 @@
-"""One step of the stock `fit` loop is one iteration of the solver: starts it, resumes it, stops the fit with it.
+"""One epoch of the stock `fit` loop is one iteration of the solver: starts it, resumes it, stops the fit with it.
 
-The solver stays suspended between steps, epochs and fits. Whatever interrupts a step, the model's weights are the last
+The solver stays suspended between epochs and fits. Whatever interrupts an epoch, the model's weights are the last
 accepted iterate.
 """
 
@@ -21,7 +21,7 @@ _log = logging.getLogger("kormos_opt")
 
 
 class TrainFunction:
-    """What `Model.fit` calls at every step, and `Model.train_on_batch` with an iterator over one batch.
+    """What `Model.fit` calls once an epoch, and `Model.train_on_batch` with an iterator over one batch.
 
     Args:
         model: The model to train.
@@ -37,16 +37,9 @@ class TrainFunction:
         self._data = None
         self._batch = None
         self._first = True
-        self._step = 0
         self._row = self._message = None
-        self._counted = 0
         if model.built:
             FlatParameters(model.trainable_variables)
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Steps, which are iterations, of an epoch."""
-        return self._optimizer.iterations_per_epoch
 
     def collect(self, shuffle, **data) -> FullBatch:
         """The full batch of the data arguments of `fit`. The order of a sum's terms matters to its rounding only."""
@@ -55,9 +48,8 @@ class TrainFunction:
 
     @contextlib.contextmanager
     def fitting(self, data: FullBatch):
-        """Inside, steps work on `data`; afterwards nothing holds it any more."""
+        """Inside, epochs work on `data`; afterwards nothing holds it any more."""
         self._data = data
-        self._step = 0
         self._row = self._message = None
         try:
             yield
@@ -69,8 +61,8 @@ class TrainFunction:
     def __call__(self, iterator) -> dict:
         if self._data is None:
             with self.fitting(full_batch.of_batches(iterator)):
-                return self._guarded_step()
-        return self._guarded_step()
+                return self._guarded_epoch(iterations=1)
+        return self._guarded_epoch(self._optimizer.iterations_per_epoch)
 
     def conclude(self, history: keras.callbacks.History) -> str | None:
         """Takes back the row of an epoch in which the solver ended without an iterate.
@@ -85,13 +77,19 @@ class TrainFunction:
                 del values[lengths.get(name, 0) :]
         return self._message
 
-    def _guarded_step(self):
+    def _guarded_epoch(self, iterations):
         if self._batch is None:
             self._prepare()
         try:
             if self._must_start():
                 self._start()
-            return self._iterate()
+            before = self._run.nit
+            while self._run.result is None and self._run.nit < before + iterations:
+                self._iterate()
+            self._optimizer.iterations.assign_add(self._run.nit - before)
+            if self._run.result is not None:
+                self._end(moved=self._run.nit > before)
+            return self._logs()
         except BaseException:
             self._abandon()
             raise
@@ -112,8 +110,6 @@ class TrainFunction:
     def _must_start(self):
         if self._run is None or self._run.result is not None:
             return True
-        if self._step % self.steps_per_epoch:
-            return False
         parameters = self._objective.parameters
         if not np.array_equal(parameters.ravel(), parameters.round(self._run.accepted.x)):
             _log.info("The weights were changed since the last iteration: the solver starts afresh from them.")
@@ -127,7 +123,6 @@ class TrainFunction:
         self._close()
         solver = self._optimizer.solver(self._objective.parameters.ravel())
         self._run = SolverRun(safeguard(solver, **self._resolution()))
-        self._counted = 0
 
     def _iterate(self):
         run = self._run
@@ -137,13 +132,6 @@ class TrainFunction:
         if moved and run.accepted.averages:
             self._objective.assign_averages(run.accepted.averages)
             self._state = self._objective.state()
-        if run.result is not None:
-            self._end(moved)
-        self._step += 1
-        if run.result is not None or self._step % self.steps_per_epoch == 0:
-            self._optimizer.iterations.assign_add(run.nit - self._counted)
-            self._counted = run.nit
-        return self._logs()
 
     def _evaluate(self, x):
         evaluation = self._objective.evaluate(x, self._batch)
@@ -161,7 +149,7 @@ class TrainFunction:
         self._message = self._run.result.message
         self._model.stop_training = True
         history = getattr(self._model, "history", None)
-        if not moved and self._run.nit and self._step % self.steps_per_epoch == 0 and history is not None:
+        if not moved and self._run.nit and history is not None:
             self._row = {name: len(values) for name, values in history.history.items()}, len(history.epoch)
 
     def _is_same_objective(self):
