@@ -175,9 +175,12 @@ class ScipyBatchOptimizer(BatchOptimizer):
         """True unless tolerances were given: then they decide."""
         return self.tol is None and not self.options.keys() & {"ftol", "gtol"}
 
+    def solver_options(self) -> dict:
+        """What scipy is given: the limits that `epochs` replaces, overridden by the options as they were given."""
+        return _METHODS[self.method] | self.options
+
     def solver(self, x0: np.ndarray) -> Solver:
-        options = _METHODS[self.method] | self.options
-        return scipy_thread.minimize(x0, self.method, self.tol, options)
+        return scipy_thread.minimize(x0, self.method, self.tol, self.solver_options())
 
     def get_config(self):
         return {**super().get_config(), "method": self.method, "tol": self.tol, "options": self.options or None}
@@ -250,9 +253,8 @@ class LBFGS(ScipyBatchOptimizer):
         )
         self.memory = memory
 
-    def solver(self, x0: np.ndarray) -> Solver:
-        options = {"maxcor": self.memory} | _METHODS[self.method] | self.options
-        return scipy_thread.minimize(x0, self.method, self.tol, options)
+    def solver_options(self) -> dict:
+        return {"maxcor": self.memory} | super().solver_options()
 
     def get_config(self):
         config = {**super().get_config(), "memory": self.memory}

@@ -96,8 +96,8 @@ def test_error_in_the_middle_of_a_line_search(error, monkeypatch):
     assert model.fit(x, y, epochs=2, verbose=0).history["fg_evals"][0] <= 3
 
 
-def test_ctrl_c_while_the_solver_computes(monkeypatch):
-    """SIGINT reaches the main thread where it waits for scipy."""
+def test_ctrl_c_between_two_iterations():
+    """SIGINT arrives while the solver is suspended."""
     x, y = regression()
     model, accepted = compiled(network()), Accepted()
 
