@@ -74,11 +74,12 @@ class FlatParameters:
 
     def ravel_gradients(self, gradients: dict[int, tf.Tensor]) -> tf.Tensor:
         """The gradients by `id(variable)` as one float64 tensor of shape `(size,)`, zeros where there is none."""
-        pieces = []
-        for variable, size in zip(self.variables, self._sizes, strict=True):
-            gradient = gradients.get(id(variable))
-            if gradient is None:
-                pieces.append(tf.zeros((size,), tf.float64))
-            else:
-                pieces.append(tf.cast(tf.reshape(gradient, (size,)), tf.float64))
+        return self.ravel_values([gradients.get(id(variable)) for variable in self.variables])
+
+    def ravel_values(self, values: list) -> tf.Tensor:
+        """Tensors of the variables' shapes, or `None` for zeros, as one float64 tensor of shape `(size,)`."""
+        pieces = [
+            tf.zeros((size,), tf.float64) if value is None else tf.cast(tf.reshape(value, (size,)), tf.float64)
+            for value, size in zip(values, self._sizes, strict=True)
+        ]
         return tf.concat(pieces, axis=0)

@@ -19,6 +19,7 @@ import types
 import keras
 import tensorflow as tf
 from keras.src.backend import AutocastScope, get_autocast_scope, get_keras_mask
+from keras.src.backend.tensorflow import nn as tensorflow_nn
 from keras.src.backend.tensorflow.trainer import TensorFlowTrainer, TFEpochIterator
 from keras.src.trainers.data_adapters import array_data_adapter, array_slicing, get_data_adapter
 from keras.src.utils import io_utils
@@ -205,6 +206,23 @@ def corrected_losses(correct):
         return correct(loss, value, y_true, y_pred, get_keras_mask(y_pred), sample_weight)
 
     with _replaced(keras.losses.Loss, "__call__", call):
+        yield
+
+
+@contextlib.contextmanager
+def twice_differentiable():
+    """Inside, the variance that normalization layers compute has the right second derivative.
+
+    `tf.nn.moments` stops the gradient of the mean inside the variance: its first derivative is zero there anyway, but
+    not its second.
+    """
+
+    def moments(stock, x, axes, keepdims):
+        mean = tf.reduce_mean(x, axes, keepdims=True)
+        variance = tf.reduce_mean(tf.math.squared_difference(x, mean), axes, keepdims=keepdims)
+        return (mean if keepdims else tf.squeeze(mean, axes)), variance
+
+    with _replaced(tensorflow_nn, "_compute_moments", moments):
         yield
 
 

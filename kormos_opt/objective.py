@@ -18,13 +18,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from kormos_opt import keras_hook, precision, train_step
+from kormos_opt import full_pass, keras_hook, precision, train_step
 from kormos_opt.flat_parameters import FlatParameters
-from kormos_opt.full_batch import FullBatch, WholeTensors
+from kormos_opt.full_batch import FullBatch
+from kormos_opt.full_pass import FullPass
 from kormos_opt.loss_reductions import LossReductions
 
-_CHUNK_BYTES = 64 * 2**20
-_FEWEST_ROWS = 256
+_BLOCK_BYTES = 512 * 2**20
 
 
 class Evaluation(NamedTuple):
@@ -33,14 +33,14 @@ class Evaluation(NamedTuple):
     Attributes:
         x: The point, float64 of shape `(n,)`.
         fun: f(x).
-        jac: Its gradient, float64 of shape `(n,)`.
+        jac: Its gradient, float64 of shape `(n,)`, or `None` where it was not asked for.
         logs: What the train step returned for the last chunk: the metrics over all rows, as tensors.
         averages: The BatchNorm averages after a pass at `x`, as tensors.
     """
 
     x: np.ndarray
     fun: float
-    jac: np.ndarray
+    jac: np.ndarray | None
     logs: dict
     averages: list
 
@@ -52,15 +52,13 @@ class PreparedBatch(NamedTuple):
         full_batch: The data.
         rows: How many rows it has, as a float64 tensor.
         totals: The number of valid entries of each masked or weighted loss, float64 of shape `(losses,)`.
-        whole: Evaluates whole tensors, called with x, `rows`, `totals` and the tensors of `data`.
-        data: The whole tensors, flat.
+        passes: The passes over it, by name, made when they are first needed.
     """
 
     full_batch: FullBatch
     rows: tf.Tensor
     totals: tf.Tensor
-    whole: Callable | None = None
-    data: tuple = ()
+    passes: dict[str, Callable]
 
 
 class Objective:
@@ -77,31 +75,36 @@ class Objective:
         self._model = model
         self._float64 = float64
         self._rows_per_chunk = batch_size
+        self._vectors_per_block = None
         self._counted_losses = 0
         self.parameters = None
-        compiled = compiled_chunk = lambda function: function
-        if not model.run_eagerly:
-            compiled = functools.partial(tf.function, autograph=False, reduce_retracing=True)
-            compiled_chunk = functools.partial(compiled, jit_compile=model.jit_compile)
-        self._sums = compiled_chunk(self._run_sums)
+        compiled = (
+            (lambda function: function)
+            if model.run_eagerly
+            else functools.partial(tf.function, autograph=False, reduce_retracing=True)
+        )
         self._counts = compiled(self._run_counts)
-        self._whole = functools.cache(lambda *cut: compiled(functools.partial(self._run_whole, *cut)))
-        self._begin = compiled(self._run_begin)
-        self._finish = compiled(self._run_finish)
+        whole_pass = functools.partial(FullPass, model, begin=self._begin, finish=self._finish)
+        scalar = functools.partial(tf.zeros, (), tf.float64)
+        self._passes = {
+            "gradient": whole_pass(self._gradient_terms, lambda x: (scalar(), tf.zeros_like(x))),
+            "value": whole_pass(self._value_terms, lambda x: (scalar(),)),
+            "product": whole_pass(self._product_terms, lambda x, p: (tf.zeros_like(p),)),
+            "products": whole_pass(self._products_terms, lambda x, p: (tf.zeros_like(p),)),
+        }
 
     def prepare(self, full_batch: FullBatch) -> PreparedBatch:
         """Builds the model, chooses the size of a chunk, and counts the valid entries where losses need them."""
-        batch = PreparedBatch(full_batch, tf.constant(full_batch.rows, tf.float64), tf.zeros((0,), tf.float64))
+        rows = tf.constant(full_batch.rows, tf.float64)
+        batch = PreparedBatch(full_batch, rows, tf.zeros((0,), tf.float64), {})
         if self.parameters is None:
             self._build(next(self._chunks(full_batch)), batch)
         if self._counted_losses:
             batch = batch._replace(totals=self._totals(batch))
-        if isinstance(full_batch, WholeTensors):
-            batch = batch._replace(**self._prepare_whole(batch))
         return batch
 
     def _build(self, chunk, batch):
-        spec = keras.tree.map_structure(_any_rows, chunk)
+        spec = keras.tree.map_structure(full_pass.any_rows, chunk)
         eager = self._model.run_eagerly
         if eager:
             was_built, state = self._model.built, self.state()
@@ -111,10 +114,20 @@ class Objective:
         elif not self._model.built:
             self._counts.get_concrete_function(spec, batch.rows)
         self.parameters = FlatParameters(self._model.trainable_variables)
-        if not eager:
-            x = tf.TensorSpec((self.parameters.size,), tf.float64)
-            traced = self._sums.get_concrete_function(x, spec, batch.rows, tf.TensorSpec((None,), tf.float64))
-        self._rows_per_chunk = self._rows_per_chunk or (_FEWEST_ROWS if eager else _rows_that_fit(traced.graph))
+        x = tf.TensorSpec((self.parameters.size,), tf.float64)
+        totals = tf.TensorSpec((None,), tf.float64)
+        graph = self._passes["gradient"].graph((x,), spec, batch.rows, totals)
+        self._rows_per_chunk = self._rows_per_chunk or full_pass.rows_that_fit(graph)
+        self._vectors_per_block = self._vectors_that_fit(graph, min(self._rows_per_chunk, int(batch.rows)))
+
+    def _vectors_that_fit(self, graph, rows):
+        """Vectors to multiply the Hessian with at once. `tf.vectorized_map` cannot look inside the loops of an RNN."""
+        if graph is None or full_pass.has_loops(graph):
+            return 1
+        return int(np.clip(_BLOCK_BYTES // max(full_pass.bytes_per_row(graph) * rows, 1), 1, self.parameters.size))
+
+    def _chunks(self, full_batch):
+        return full_pass.chunks(full_batch, self._rows_per_chunk or full_pass.FEWEST_ROWS)
 
     def _totals(self, batch):
         state = self.state()
@@ -123,37 +136,43 @@ class Objective:
         finally:
             self.restore(state)
 
-    def _prepare_whole(self, batch):
-        """One concrete function of flat tensors: a call costs a fraction of what calling a `tf.function` does."""
-        one_chunk = batch.full_batch.rows <= self._rows_per_chunk
-        leaves = keras.tree.flatten(batch.full_batch.data)
-        data = tuple(leaf for leaf in leaves if leaf is not None)
-        structure = keras.tree.map_structure(lambda leaf: leaf is not None, batch.full_batch.data)
-        whole = self._whole(_Structure(structure), one_chunk)
-        if not self._model.run_eagerly:
-            x = tf.TensorSpec((self.parameters.size,), tf.float64)
-            whole = keras_hook.flat_call(whole.get_concrete_function(x, batch.rows, batch.totals, *data))
-        return {"whole": whole, "data": data}
+    def _over(self, batch, name, *point):
+        if name not in batch.passes:
+            batch.passes[name] = self._passes[name].over(
+                batch.full_batch, self._rows_per_chunk, batch.rows, batch.totals
+            )
+        return batch.passes[name](tuple(tf.constant(array) for array in point))
 
-    def evaluate(self, x: np.ndarray, batch: PreparedBatch) -> Evaluation:
-        """f, its gradient and the metrics at `x`, float64 of shape `(n,)`. Leaves the weights at `x`."""
-        if isinstance(batch.full_batch, WholeTensors):
-            fun, jac, averages, logs = batch.whole(tf.constant(x), batch.rows, batch.totals, *batch.data)
-        else:
-            x_tensor, sums = tf.constant(x), None
-            before = self._begin(x_tensor)
-            rows = 0
-            for chunk in batch.full_batch.batches:
-                rows += int(keras_hook.rows_of(chunk))
-                *terms, logs = self._sums(x_tensor, chunk, batch.rows, batch.totals)
-                sums = terms if sums is None else [total + term for total, term in zip(sums, terms, strict=True)]
-            if rows != batch.full_batch.rows:
-                raise RuntimeError(
-                    f"Expected {batch.full_batch.rows} rows in every pass over the data, as in the first. "
-                    f"Received: {rows} rows. Give the optimizer cache=True, or a data set of fixed length."
-                )
-            fun, jac, averages = self._finish(before, *sums, batch.rows)
-        return Evaluation(x, float(fun), jac.numpy(), logs, averages)
+    def evaluate(self, x: np.ndarray, batch: PreparedBatch, gradient: bool = True) -> Evaluation:
+        """f, its gradient and the metrics at `x`, float64 of shape `(n,)`. Leaves the weights at `x`.
+
+        Args:
+            x: The point.
+            batch: The data.
+            gradient: Whether the gradient is computed. Defaults to `True`.
+        """
+        rows = batch.full_batch.rows
+        if gradient:
+            (loss, jac), averages, logs = self._over(batch, "gradient", x)
+            return Evaluation(x, float(loss) / rows, jac.numpy() / rows, logs, averages)
+        (loss,), averages, logs = self._over(batch, "value", x)
+        return Evaluation(x, float(loss) / rows, None, logs, averages)
+
+    def products(self, x: np.ndarray, p: np.ndarray, batch: PreparedBatch) -> np.ndarray:
+        """The Hessian at `x` times `p` of shape `(n,)`, or times every row of `p` of shape `(k, n)`."""
+        if p.ndim == 1:
+            (product,), _, _ = self._over(batch, "product", x, p)
+            return product.numpy() / batch.full_batch.rows
+        block = min(self._vectors_per_block, len(p))
+        if block == 1:
+            return np.stack([self.products(x, vector, batch) for vector in p])
+        products = np.empty_like(p)
+        for start in range(0, len(p), block):
+            vectors = p[start : start + block]
+            padded = np.pad(vectors, ((0, block - len(vectors)), (0, 0)))
+            (sums,), _, _ = self._over(batch, "products", x, padded)
+            products[start : start + block] = sums[: len(vectors)].numpy() / batch.full_batch.rows
+        return products
 
     def state(self) -> list[tf.Tensor]:
         """The values of the non-trainable variables."""
@@ -174,59 +193,75 @@ class Objective:
         norms = [layer for layer in layers if isinstance(layer, keras.layers.BatchNormalization)]
         return [variable for layer in norms for variable in layer.non_trainable_variables]
 
-    def _chunks(self, full_batch):
-        if not isinstance(full_batch, WholeTensors):
-            yield from full_batch.batches
-            return
-        size = self._rows_per_chunk or _FEWEST_ROWS
-        for start in range(0, full_batch.rows, size):
-            yield _rows(full_batch.data, start, size)
-
-    def _run_whole(self, structure, one_chunk, x, total_rows, totals, *flat):
-        data = structure.fill(flat)
-        before = self._run_begin(x)
-        if one_chunk:
-            *sums, logs = self._sums(x, data, total_rows, totals)
-            return *self._run_finish(before, *sums, total_rows), logs
-
-        size = self._rows_per_chunk
-        start_of_last = (tf.cast(total_rows, tf.int32) - 1) // size * size
-
-        def add(start, *sums):
-            *terms, _ = self._sums(x, _rows(data, start, size), total_rows, totals)
-            return start + size, *(total + term for total, term in zip(sums, terms, strict=True))
-
-        start, *sums = tf.while_loop(
-            lambda start, *_: start < start_of_last,
-            add,
-            (tf.constant(0), tf.zeros((), tf.float64), tf.zeros((self.parameters.size,), tf.float64)),
-            parallel_iterations=1,
-        )
-        *terms, logs = self._sums(x, _rows(data, start, size), total_rows, totals)
-        sums = [total + term for total, term in zip(sums, terms, strict=True)]
-        return *self._run_finish(before, *sums, total_rows), logs
-
-    def _run_begin(self, x):
+    def _begin(self, x):
         self.parameters.assign(x)
         self._model.reset_metrics()
         return self.state()
 
-    def _run_finish(self, before, loss, gradient, total_rows):
+    def _finish(self, before):
         averages = [tf.identity(variable.value) for variable in self._averages()]
         self.restore(before)
-        return loss / total_rows, gradient / total_rows, averages
+        return averages
 
-    def _run_sums(self, x, batch, total_rows, totals):
-        """`rows * loss`, `rows * gradient` and the logs of one chunk."""
+    def _gradient_terms(self, point, batch, total_rows, totals):
+        (x,) = point
         reductions, rows = self._reductions(batch, total_rows, totals)
-        if self._reads_x():
-            heard, gradients = self._run_reading(x, batch, reductions)
-        else:
+        heard, gradient = self._run_gradient(x, self.parameters.unravel(x), batch, reductions)
+        return (rows * tf.cast(heard.loss, tf.float64), rows * gradient), heard.logs
+
+    def _value_terms(self, point, batch, total_rows, totals):
+        """The gradient that the train step computes has no reader here, so the graph leaves it out."""
+        (x,) = point
+        reductions, rows = self._reductions(batch, total_rows, totals)
+        heard, _ = self._run_gradient(x, self.parameters.unravel(x), batch, reductions)
+        return (rows * tf.cast(heard.loss, tf.float64),), heard.logs
+
+    def _product_terms(self, point, batch, total_rows, totals):
+        x, p = point
+        product, rows = self._differentiate_twice(x, batch, total_rows, totals)
+        return (rows * product(p),), {}
+
+    def _products_terms(self, point, batch, total_rows, totals):
+        x, p = point
+        product, rows = self._differentiate_twice(x, batch, total_rows, totals)
+        return (rows * tf.vectorized_map(product, p),), {}
+
+    def _differentiate_twice(self, x, batch, total_rows, totals):
+        """The product of a chunk's Hessian with a vector, as a function of the vector: the gradient of the gradient."""
+        reductions, rows = self._reductions(batch, total_rows, totals)
+        pieces = self.parameters.unravel(x)
+        with keras_hook.twice_differentiable(), tf.GradientTape(persistent=True) as tape:
+            tape.watch(pieces)
+            _, gradient = self._run_gradient(x, pieces, batch, reductions)
+        return functools.partial(self._vector_gradient, tape, gradient, pieces), rows
+
+    def _vector_gradient(self, tape, target, pieces, vector=None):
+        """The gradient of `target`, times `vector`, with respect to x, through `pieces` of x and the weights."""
+        variables = self.parameters.variables
+        sources = (pieces, [variable.value for variable in variables])
+        try:
+            of_x, of_weights = tape.gradient(target, sources, vector, unconnected_gradients="zero")
+        except LookupError as error:
+            raise ValueError(
+                "Expected operations with a second derivative, which this method needs. Received: an operation "
+                f"without one ({str(error).strip()}). Take a method that needs only gradients, such as L-BFGS-B."
+            ) from error
+        of_weights = [tf.cast(gradient, tf.float64) for gradient in of_weights]  # before slices are added up
+        return self.parameters.ravel_values(of_x) + self.parameters.ravel_values(of_weights)
+
+    def _run_gradient(self, x, pieces, batch, reductions):
+        """What the train step says of a chunk, and the flat gradient of its loss."""
+        if not self._reads_x():
             heard = self._run_train_step(batch, reductions)
-            gradients = heard.gradients
+            gradient = self.parameters.ravel_gradients(heard.gradients)
+        else:
+            with tf.GradientTape() as tape:
+                tape.watch(pieces)
+                substitutes = list(zip(self.parameters.variables, pieces, strict=True))
+                heard = self._run_train_step(batch, reductions, substitutes)
+            gradient = self._vector_gradient(tape, heard.loss, pieces)
         self._counted_losses = len(reductions.counts)
-        gradient = self.parameters.ravel_gradients(gradients)
-        return rows * tf.cast(heard.loss, tf.float64), rows * gradient, heard.logs
+        return heard, gradient
 
     def _run_counts(self, batch, total_rows):
         """The valid entries of every loss of one chunk that is a mean over valid entries."""
@@ -252,59 +287,3 @@ class Objective:
         """Whether layers read x itself. A custom train step is spared: it may use its gradients of the variables."""
         coarse = any(variable.dtype != "float64" for variable in self.parameters.variables)
         return self._float64 and coarse and keras_hook.has_stock_train_step(self._model)
-
-    def _run_reading(self, x, batch, reductions):
-        """The train step over layers that read x in place of their weights, and the gradient with respect to both."""
-        variables = self.parameters.variables
-        pieces = self.parameters.unravel(x)
-        with tf.GradientTape() as tape:
-            tape.watch(pieces)
-            heard = self._run_train_step(batch, reductions, list(zip(variables, pieces, strict=True)))
-        sources = (pieces, [variable.value for variable in variables])
-        of_x, of_weights = tape.gradient(heard.loss, sources, unconnected_gradients="zero")
-        pairs = zip(variables, of_x, of_weights, strict=True)
-        return heard, {id(v): tf.convert_to_tensor(a) + tf.cast(b, tf.float64) for v, a, b in pairs}
-
-
-class _Structure:
-    """Where the tensors of a batch belong; equal for batches of one structure, so that they share a trace."""
-
-    def __init__(self, structure):
-        self._structure = structure
-
-    def __eq__(self, other):
-        return repr(self._structure) == repr(other._structure)
-
-    def __hash__(self):
-        return hash(repr(self._structure))
-
-    def fill(self, tensors):
-        """The batch with these tensors, in order, where there were tensors, `None` elsewhere."""
-        tensors = iter(tensors)
-        return keras.tree.map_structure(lambda there: next(tensors) if there else None, self._structure)
-
-
-def _rows(data, start, size):
-    """Rows `start` to `start + size` of whole tensors. Where they are aligned, TensorFlow shares the memory."""
-    return keras.tree.map_structure(lambda leaf: None if leaf is None else leaf[start : start + size], data)
-
-
-def _any_rows(leaf):
-    """What to trace a chunk for: the dtype and shape of `leaf` with any number of rows."""
-    if not isinstance(leaf, tf.Tensor) or leaf.shape.rank == 0:
-        return leaf
-    return tf.TensorSpec((None, *leaf.shape[1:]), leaf.dtype)
-
-
-def _rows_that_fit(graph):
-    """Rows whose intermediate results, all of them at once, take `_CHUNK_BYTES`. A multiple of 64: see `_rows`.
-
-    Results inside loops, as those of recurrent layers, are not seen.
-    """
-    bytes_per_row = 0
-    for operation in graph.get_operations():
-        for tensor in operation.outputs:
-            if tensor.shape.rank and tensor.shape[0] is None:
-                inner = [size for size in tensor.shape[1:] if size is not None]
-                bytes_per_row += int(np.prod(inner)) * tensor.dtype.size
-    return max(_FEWEST_ROWS, _CHUNK_BYTES // max(bytes_per_row, 1) // 64 * 64)

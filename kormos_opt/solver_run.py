@@ -1,18 +1,28 @@
-"""One run of a solver: answers its requests with evaluations, one iteration at a time.
+"""One run of a solver: has its requests answered, one iteration at a time.
 
 While the solver computes, BLAS is held to one thread: idle OpenBLAS workers go on spinning for a while on the cores
 that TensorFlow needs for the next evaluation, which can double its time (scipy issues 22438 and 23191).
 """
 
 import functools
-from collections.abc import Callable
+from typing import Protocol
 
 import numpy as np
 import threadpoolctl
 from scipy.optimize import OptimizeResult
 
 from kormos_opt.objective import Evaluation
-from kormos_opt.solvers.base import Iterate, Solver
+from kormos_opt.solvers.base import Evaluate, HessianProduct, Iterate, RecentEvaluations, Solver, Value
+
+
+class Answers(Protocol):
+    """Who answers requests, at points of shape `(n,)` in float64."""
+
+    def evaluate(self, x: np.ndarray, gradient: bool) -> Evaluation:
+        """f at `x`, with its gradient or without."""
+
+    def products(self, x: np.ndarray, p: np.ndarray) -> np.ndarray:
+        """The Hessian at `x` times every row of `p`."""
 
 
 class SolverRun:
@@ -20,28 +30,28 @@ class SolverRun:
 
     Args:
         solver: The solver, not started.
+        answers: Who answers its requests.
 
     Attributes:
         accepted: The evaluation at the last accepted iterate, at first the starting point. `None` before the first.
-        latest: The last evaluation; the model's weights are at its `x`.
+        position: Where the last request was answered: the model's weights are there.
         nit: Accepted iterates.
-        nfev: Evaluations of f and its gradient.
-        gradient_norm: The 2-norm of the gradient at the last accepted iterate.
+        nfev: Evaluations of f, with its gradient where the solver asks for it.
+        nhev: Products of the Hessian with a vector.
+        gradient_norm: The 2-norm of the gradient at the last accepted iterate, `None` without derivatives.
         result: The solver's `OptimizeResult` once it has ended, else `None`.
     """
 
-    def __init__(self, solver: Solver):
+    def __init__(self, solver: Solver, answers: Answers):
         self._solver = solver
+        self._answers = answers
         self._request = None
-        self.accepted = self.latest = self.result = None
-        self.nit = self.nfev = 0
-        self.gradient_norm = None
+        self._evaluations = RecentEvaluations()
+        self.accepted = self.position = self.gradient_norm = self.result = None
+        self.nit = self.nfev = self.nhev = 0
 
-    def iterate(self, evaluate: Callable[[np.ndarray], Evaluation]) -> bool:
+    def iterate(self) -> bool:
         """Runs to the next iterate and on to the request behind it, where a solver that has converged ends.
-
-        Args:
-            evaluate: Gives the evaluation at a point.
 
         Returns:
             Whether there was a next iterate; if not, the solver has ended without one.
@@ -54,50 +64,77 @@ class SolverRun:
         if self._accept_if_iterate():
             return True
         while self.result is None:
-            self.latest = evaluate(self._request.x)
-            self.nfev += 1
-            if self.accepted is None:
-                _check_finite(self.latest)
+            answer = self._answer(self._request)
             with _one_blas_thread():
-                if self.accepted is None:
-                    self._accept_latest()
-                self._send((self.latest.fun, self.latest.jac))
+                self._send(answer)
                 if self._accept_if_iterate():
                     return True
-        return False
+        if np.array_equal(self.result.x, self.accepted.x):
+            return False
+        self._accept(self.result.x)
+        return True
 
     def interrupted(self, what_next: str) -> OptimizeResult:
         """A result for a run that did not end by itself."""
+        norm = "" if self.gradient_norm is None else f": the gradient's norm is {self.gradient_norm:.3g}"
         return OptimizeResult(
             x=self.accepted.x,
             fun=self.accepted.fun,
             jac=self.accepted.jac,
             nit=self.nit,
             nfev=self.nfev,
-            njev=self.nfev,
+            njev=0 if self.accepted.jac is None else self.nfev,
+            nhev=self.nhev,
             success=False,
             status=1,
-            message=(
-                f"Suspended after {self.nit} iterations, not converged: the gradient's norm is "
-                f"{self.gradient_norm:.3g}. {what_next}"
-            ),
+            message=f"Suspended after {self.nit} iterations, not converged{norm}. {what_next}",
         )
 
     def close(self) -> None:
         """Ends the solver and frees what it holds."""
         self._solver.close()
 
+    def _answer(self, request):
+        if isinstance(request, HessianProduct):
+            self.position = request.x
+            self.nhev += len(np.atleast_2d(request.p))
+            return self._answers.products(request.x, request.p)
+        evaluation = self._evaluations.at(request.x)
+        if evaluation is None:
+            evaluation = self._evaluate(request.x, gradient=isinstance(request, Evaluate))
+        return evaluation.fun if isinstance(request, Value) else (evaluation.fun, evaluation.jac)
+
+    def _evaluate(self, x, gradient):
+        evaluation = self._answers.evaluate(x, gradient)
+        self.position = x
+        self.nfev += 1
+        if self.accepted is None:
+            _check_finite(evaluation)
+            self._take(evaluation)
+        self._evaluations.add(evaluation)
+        return evaluation
+
     def _accept_if_iterate(self):
         if self.result is not None or not isinstance(self._request, Iterate):
             return False
-        self._accept_latest()
-        self.nit += 1
+        self._accept(self._request.x)
         self._send(None)
         return True
 
-    def _accept_latest(self):
-        self.accepted = self.latest
-        self.gradient_norm = float(np.linalg.norm(self.latest.jac))
+    def _accept(self, x):
+        """Most solvers accept a point where they have just been; the others are followed there."""
+        evaluation = self._evaluations.at(x)
+        if evaluation is None:
+            evaluation = self._evaluate(x, gradient=self.accepted.jac is not None)
+        self._take(evaluation)
+        self.nit += 1
+
+    def _take(self, evaluation):
+        if evaluation is not self.accepted:
+            self._evaluations.accept(evaluation)
+            self.accepted = evaluation
+            if evaluation.jac is not None:
+                self.gradient_norm = float(np.linalg.norm(evaluation.jac))
 
     def _send(self, answer):
         try:
@@ -122,7 +159,7 @@ def _check_finite(start):
             "Expected a finite loss at the starting point. "
             f"Received: loss={start.fun}. Look for NaN or inf in the data or the weights, or start from other weights."
         )
-    if not np.isfinite(start.jac).all():
+    if start.jac is not None and not np.isfinite(start.jac).all():
         raise ValueError(
             "Expected a finite gradient at the starting point. "
             f"Received: {np.count_nonzero(~np.isfinite(start.jac))} entries of {start.jac.size} that are NaN or inf. "

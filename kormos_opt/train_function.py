@@ -13,7 +13,7 @@ import numpy as np
 from kormos_opt import full_batch, precision
 from kormos_opt.flat_parameters import FlatParameters
 from kormos_opt.full_batch import FullBatch
-from kormos_opt.objective import Objective
+from kormos_opt.objective import Evaluation, Objective
 from kormos_opt.solver_run import SolverRun
 from kormos_opt.solvers.safeguards import safeguard
 
@@ -122,19 +122,20 @@ class TrainFunction:
     def _start(self):
         self._close()
         solver = self._optimizer.solver(self._objective.parameters.ravel())
-        self._run = SolverRun(safeguard(solver, **self._resolution()))
+        self._run = SolverRun(safeguard(solver, **self._resolution()), self)
 
     def _iterate(self):
         run = self._run
-        moved = run.iterate(self._evaluate)
-        if run.latest is not run.accepted:
+        moved = run.iterate()
+        if run.position is not run.accepted.x:
             self._objective.parameters.assign(run.accepted.x)
         if moved and run.accepted.averages:
             self._objective.assign_averages(run.accepted.averages)
             self._state = self._objective.state()
 
-    def _evaluate(self, x):
-        evaluation = self._objective.evaluate(x, self._batch)
+    def evaluate(self, x: np.ndarray, gradient: bool) -> Evaluation:
+        """Answers the solver: f at `x`, and its gradient."""
+        evaluation = self._objective.evaluate(x, self._batch, gradient)
         parameters = self._objective.parameters
         if self._run.nfev == 0 and not np.array_equal(parameters.ravel(), parameters.round(x)):
             raise ValueError(
@@ -143,6 +144,10 @@ class TrainFunction:
                 "Leave that layer out, or freeze it."
             )
         return evaluation
+
+    def products(self, x: np.ndarray, p: np.ndarray) -> np.ndarray:
+        """Answers the solver: the Hessian at `x` times every row of `p`."""
+        return self._objective.products(x, p, self._batch)
 
     def _end(self, moved):
         self._optimizer.record(self._run.result)
@@ -154,22 +159,18 @@ class TrainFunction:
 
     def _is_same_objective(self):
         accepted = self._run.accepted
-        again = self._objective.evaluate(accepted.x, self._batch)
-        return again.fun == accepted.fun and np.array_equal(again.jac, accepted.jac)
+        again = self._objective.evaluate(accepted.x, self._batch, accepted.jac is not None)
+        return again.fun == accepted.fun and (again.jac is None or np.array_equal(again.jac, accepted.jac))
 
     def _resolution(self):
         dtype = "float64" if self._optimizer.precision == "float64" else precision.compute_dtype(self._model)
         return {"dtype": dtype, "resolution": precision.resolution(dtype) if self._optimizer.at_resolution else None}
 
     def _logs(self):
-        accepted = self._run.accepted
-        return {
-            **{name: np.asarray(value) for name, value in (accepted.logs or {}).items()},
-            "loss": accepted.fun,
-            "grad": self._run.gradient_norm,
-            "fg_evals": self._run.nfev,
-            "hessp_evals": 0,
-        }
+        run = self._run
+        metrics = {name: np.asarray(value) for name, value in (run.accepted.logs or {}).items()}
+        gradient = {} if run.gradient_norm is None else {"grad": run.gradient_norm}
+        return {**metrics, "loss": run.accepted.fun, **gradient, "fg_evals": run.nfev, "hessp_evals": run.nhev}
 
     def _abandon(self):
         if self._run is not None and self._run.accepted is not None:

@@ -5,45 +5,11 @@ import numpy as np
 import pytest
 
 from kormos_opt.optimizers import LBFGS
+from tests.layer_kinds import LAYERS, model_and_data
 from tests.problems import compiled, finite_differences, network, prepared, regression
 
 layers = keras.layers
 KERAS = tuple(int(number) for number in keras.__version__.split(".")[:2])
-
-# One of every kind of layer: the shape of a row, and the layers up to a flat output.
-LAYERS = {
-    "Dense": ((4,), lambda: [layers.Dense(3, "tanh")]),
-    "Dense gelu": ((4,), lambda: [layers.Dense(3, "gelu")]),
-    "Dense softmax": ((4,), lambda: [layers.Dense(3, "softmax")]),
-    "EinsumDense": ((3, 4), lambda: [layers.EinsumDense("abc,cd->abd", (3, 3), bias_axes="d")]),
-    "PReLU": ((4,), lambda: [layers.PReLU(alpha_initializer="normal")]),
-    "Conv1D": ((6, 2), lambda: [layers.Conv1D(3, 2, activation="tanh")]),
-    "Conv2D": ((5, 5, 2), lambda: [layers.Conv2D(3, 2, padding="same")]),
-    "Conv2DTranspose": ((3, 3, 2), lambda: [layers.Conv2DTranspose(2, 2)]),
-    "DepthwiseConv2D": ((4, 4, 2), lambda: [layers.DepthwiseConv2D(2)]),
-    "SeparableConv2D": ((4, 4, 2), lambda: [layers.SeparableConv2D(3, 2)]),
-    "MaxPooling2D": ((4, 4, 2), lambda: [layers.Conv2D(3, 1), layers.MaxPooling2D()]),
-    "AveragePooling1D": ((6, 2), lambda: [layers.Conv1D(3, 1), layers.AveragePooling1D(2)]),
-    "Embedding": ((3,), lambda: [layers.Embedding(7, 2)]),
-    "LayerNormalization": ((4,), lambda: [layers.Dense(4), layers.LayerNormalization()]),
-    "GroupNormalization": ((4,), lambda: [layers.Dense(6), layers.GroupNormalization(2)]),
-    "BatchNormalization": ((4,), lambda: [layers.Dense(4), layers.BatchNormalization()]),
-    "Dropout": ((4,), lambda: [layers.Dense(8), layers.Dropout(0.5)]),
-    "GaussianNoise": ((4,), lambda: [layers.Dense(8), layers.GaussianNoise(0.5)]),
-    "RandomTranslation": ((6, 6, 1), lambda: [layers.RandomTranslation(0.3, 0.3), layers.Conv2D(2, 2)]),
-    "LSTM": ((3, 2), lambda: [layers.LSTM(3)]),
-    "GRU": ((3, 2), lambda: [layers.GRU(3)]),
-    "Bidirectional SimpleRNN": ((3, 2), lambda: [layers.Bidirectional(layers.SimpleRNN(2))]),
-    "regularizers": ((4,), lambda: [layers.Dense(3, kernel_regularizer="l2", activity_regularizer="l2")]),
-}
-
-
-def model_and_data(kind, rows=20):
-    shape, make = LAYERS[kind]
-    rng = np.random.default_rng(1)
-    x = rng.integers(0, 7, (rows, *shape)) if kind == "Embedding" else rng.normal(size=(rows, *shape))
-    model = keras.Sequential([keras.Input(shape), *make(), layers.Flatten(), layers.Dense(1)])
-    return model, x, rng.normal(size=(rows, 1))
 
 
 @pytest.mark.parametrize("kind", LAYERS)
@@ -57,18 +23,6 @@ def test_gradient_is_that_of_finite_differences(kind, float64):
         direction = rng.normal(size=x0.size)
         slope = finite_differences(lambda x: objective.evaluate(x, batch).fun, x0, direction)
         np.testing.assert_allclose(evaluation.jac @ direction, slope, rtol=1e-6, atol=1e-8)
-
-
-def test_multi_head_attention_gradient(float64):
-    inputs = keras.Input((3, 4))
-    attended = layers.MultiHeadAttention(2, 3)(inputs, inputs)
-    model = compiled(keras.Model(inputs, layers.Dense(1)(layers.Flatten()(attended))))
-    rng = np.random.default_rng(0)
-    objective, batch = prepared(model, rng.normal(size=(8, 3, 4)), rng.normal(size=(8, 1)))
-    x0 = objective.parameters.ravel()
-    direction = rng.normal(size=x0.size)
-    slope = finite_differences(lambda x: objective.evaluate(x, batch).fun, x0, direction)
-    np.testing.assert_allclose(objective.evaluate(x0, batch).jac @ direction, slope, rtol=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["Dense", "Dropout", "GaussianNoise", "RandomTranslation", "BatchNormalization"])
@@ -206,10 +160,11 @@ def test_one_evaluation_is_one_function_call():
     """The whole pass over many chunks is one concrete function with a loop over slices inside."""
     x, y = regression()
     objective, batch = prepared(compiled(network(), LBFGS(batch_size=7)), x, y)
+    objective.evaluate(objective.parameters.ravel(), batch)
     calls = []
-    whole = batch.whole
-    counted = batch._replace(whole=lambda *tensors: calls.append(1) or whole(*tensors))
-    objective.evaluate(objective.parameters.ravel(), counted)
+    whole = batch.passes["gradient"]
+    batch.passes["gradient"] = lambda point: calls.append(1) or whole(point)
+    objective.evaluate(objective.parameters.ravel(), batch)
     assert calls == [1]
 
 

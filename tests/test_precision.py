@@ -8,8 +8,8 @@ import tensorflow as tf
 import kormos_opt
 from kormos_opt import precision
 from kormos_opt.optimizers import LBFGS
+from tests.layer_kinds import LAYERS, model_and_data
 from tests.problems import compiled, finite_differences, linear, network, prepared, regression
-from tests.test_objective import LAYERS, model_and_data
 
 
 @pytest.mark.parametrize("kind", LAYERS)

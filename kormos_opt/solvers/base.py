@@ -1,13 +1,18 @@
 """The contract between a solver and whoever evaluates the objective for it.
 
-A solver is a generator. It yields `Evaluate(x)` and is sent `(fun, jac)`; it yields `Iterate(x)` once for
-every iterate it accepts and is sent `None`; it ends by returning a `scipy.optimize.OptimizeResult`.
-Between two requests it is suspended and costs nothing, so one iteration can be one Keras epoch.
-Closing the generator frees all that it holds.
+A solver is a generator. It yields a request and is sent the answer:
+
+    Evaluate(x)                 f and its gradient
+    Value(x)                    f alone, for solvers without derivatives
+    HessianProduct(x, p)        the Hessian times p
+    Iterate(x)                  says that x is the next iterate
+
+It ends by returning a `scipy.optimize.OptimizeResult`. Between two requests it is suspended and costs nothing, so one
+iteration can be one Keras epoch. Closing the generator frees all that it holds.
 """
 
 from collections.abc import Generator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.optimize import OptimizeResult
@@ -19,10 +24,51 @@ class Evaluate(NamedTuple):
     x: np.ndarray
 
 
+class Value(NamedTuple):
+    """Asks for `fun` at `x`, a float."""
+
+    x: np.ndarray
+
+
+class HessianProduct(NamedTuple):
+    """Asks for the Hessian at `x` times every row of `p`, of shape `(n,)` or `(k, n)`: float64 of the shape of `p`."""
+
+    x: np.ndarray
+    p: np.ndarray
+
+
 class Iterate(NamedTuple):
     """Says that `x` is the next iterate. Its answer is `None`."""
 
     x: np.ndarray
 
 
-Solver = Generator[Evaluate | Iterate, tuple[float, np.ndarray] | None, OptimizeResult]
+Request = Evaluate | Value | HessianProduct | Iterate
+Solver = Generator[Request, Any, OptimizeResult]
+
+
+class RecentEvaluations:
+    """The evaluations that an iterate can be the point of: the latest, the best, and that of the last iterate.
+
+    Line searches accept their last point, direct searches their best, trust regions may stay where they are.
+    """
+
+    def __init__(self):
+        self._latest = self._best = self._iterate = None
+
+    def add(self, evaluation) -> None:
+        """Takes an evaluation, anything with `x` and `fun`."""
+        self._latest = evaluation
+        if self._best is None or evaluation.fun < self._best.fun:
+            self._best = evaluation
+
+    def accept(self, evaluation) -> None:
+        """Takes the evaluation of an iterate, from which the next best is counted."""
+        self._iterate = self._best = evaluation
+
+    def at(self, x: np.ndarray):
+        """The evaluation at exactly `x`, or `None`."""
+        for evaluation in (self._latest, self._iterate, self._best):
+            if evaluation is not None and np.array_equal(evaluation.x, x):
+                return evaluation
+        return None

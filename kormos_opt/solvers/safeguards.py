@@ -1,12 +1,14 @@
 """What every solver is given on top: an end where rounding hides all progress, a way back from NaN.
 
-Both look only at the requests and answers that pass by, so they serve any solver that evaluates gradients.
+Both look only at the requests and answers that pass by, so they serve any solver.
 """
+
+from typing import NamedTuple
 
 import numpy as np
 from scipy.optimize import OptimizeResult
 
-from kormos_opt.solvers.base import Iterate, Solver
+from kormos_opt.solvers.base import Evaluate, HessianProduct, Iterate, RecentEvaluations, Solver, Value
 
 
 def safeguard(solver: Solver, dtype: str = "float64", resolution: float | None = None) -> Solver:
@@ -19,7 +21,7 @@ def safeguard(solver: Solver, dtype: str = "float64", resolution: float | None =
 
     **Not finite.** A trial point x + d with NaN or inf is answered by the parabola through `fun` with slope
     `jac @ d` whose minimum is at x + d / 4, so an interpolating line search comes back to a quarter of its
-    step, and a trust region shrinks.
+    step, and a trust region shrinks. Solvers without derivatives are told a value above all others.
 
     Args:
         solver: The solver to watch over. It is closed with this one.
@@ -29,8 +31,10 @@ def safeguard(solver: Solver, dtype: str = "float64", resolution: float | None =
     Returns:
         A solver.
     """
-    iterate = latest = None  # (x, fun, jac)
+    evaluations = RecentEvaluations()
+    iterate = None
     nit = nfev = 0
+    worst = -np.inf
     first_trial = False  # of an iteration: later ones are shorter because the line search, or our wall, made them so
     answer = None
     try:
@@ -39,46 +43,68 @@ def safeguard(solver: Solver, dtype: str = "float64", resolution: float | None =
                 request = solver.send(answer)
             except StopIteration as end:
                 return end.value
+            answer = None
             if isinstance(request, Iterate):
                 nit += 1
-                first_trial = True
-                iterate = latest
-                answer = yield request
-                continue
-            if resolution is not None and first_trial:
-                x, fun, jac = iterate
-                if abs(jac @ (request.x - x)) <= resolution * abs(fun):
-                    return OptimizeResult(
-                        x=x,
-                        fun=fun,
-                        jac=jac,
-                        nit=nit,
-                        nfev=nfev,
-                        njev=nfev,
-                        success=True,
-                        status=0,
-                        message=_resolution_message(dtype),
-                    )
-            first_trial = False
+                accepted = evaluations.at(request.x)
+                first_trial = accepted is not None
+                if first_trial:
+                    iterate = accepted
+                    evaluations.accept(accepted)
+            elif isinstance(request, Evaluate) and evaluations.at(request.x) is None:
+                if first_trial and resolution is not None and _is_below(resolution, iterate, request.x):
+                    return _converged(iterate, nit, nfev, dtype)
+                first_trial = False
             answer = yield request
-            nfev += 1
-            fun, jac = answer
-            if not (np.isfinite(fun) and np.isfinite(jac).all()):
-                answer = _wall(request, *iterate)
-            latest = (request.x, *answer)
-            if iterate is None:
-                iterate = latest
+            if isinstance(request, Evaluate):
+                nfev += 1
+                fun, jac = answer
+                if not (np.isfinite(fun) and np.isfinite(jac).all()):
+                    fun, jac = answer = _wall(request.x, iterate)
+                evaluations.add(_Point(request.x, fun, jac))
+                if iterate is None:
+                    iterate = evaluations.at(request.x)
+            elif isinstance(request, Value):
+                worst = max(worst, answer) if np.isfinite(answer) else worst
+                answer = answer if np.isfinite(answer) else worst + abs(worst) + 1
+            elif isinstance(request, HessianProduct) and not np.isfinite(answer).all():
+                raise ValueError(
+                    "Expected finite second derivatives. Received: a Hessian-vector product with "
+                    f"{np.count_nonzero(~np.isfinite(answer))} entries of {answer.size} that are NaN or inf. "
+                    "Look for a square root, a norm or a power at 0 in the model or its loss, or take a method that "
+                    "needs only gradients, such as L-BFGS-B."
+                )
     finally:
         solver.close()
 
 
-def _resolution_message(dtype):
+class _Point(NamedTuple):
+    x: np.ndarray
+    fun: float
+    jac: np.ndarray
+
+
+def _is_below(resolution, iterate, x):
+    return abs(iterate.jac @ (x - iterate.x)) <= resolution * abs(iterate.fun)
+
+
+def _converged(iterate, nit, nfev, dtype):
     message = f"Converged: the next step would change the loss by less than {dtype} can show"
-    return message if dtype == "float64" else f'{message}. precision="float64" goes further'
+    return OptimizeResult(
+        x=iterate.x,
+        fun=iterate.fun,
+        jac=iterate.jac,
+        nit=nit,
+        nfev=nfev,
+        njev=nfev,
+        success=True,
+        status=0,
+        message=message if dtype == "float64" else f'{message}. precision="float64" goes further',
+    )
 
 
-def _wall(request, x, fun, jac):
+def _wall(x, iterate):
     """The parabola q(t) = fun + slope * t - 2 * slope * t**2 at t = 1, along the step that was tried."""
-    step = request.x - x
-    slope = min(jac @ step, -np.finfo(float).tiny)
-    return fun - slope, (-3 * slope / (step @ step)) * step
+    step = x - iterate.x
+    slope = min(iterate.jac @ step, -np.finfo(float).tiny)
+    return iterate.fun - slope, (-3 * slope / (step @ step)) * step

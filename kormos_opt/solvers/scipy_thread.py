@@ -8,39 +8,32 @@ that called `fit`, where its device scopes and distribution strategies live.
 import re
 import threading
 import warnings
+from collections.abc import Sequence
 from queue import SimpleQueue
 
 import numpy as np
 import scipy.optimize
-from scipy.optimize import OptimizeResult
+from scipy.optimize import Bounds, OptimizeResult
 
-from kormos_opt.solvers.base import Evaluate, Iterate, Solver
+from kormos_opt.solvers import scipy_methods
+from kormos_opt.solvers.base import Evaluate, HessianProduct, Iterate, Solver, Value
+from kormos_opt.solvers.scipy_messages import explain
 
 _ABANDON = object()
-
-# What to do next, by the beginning of scipy's own words, which are kept in brackets.
-_ADVICE = {
-    "CONVERGENCE: RELATIVE REDUCTION": (
-        "Converged: the last iteration lowered the loss by less than `ftol`. "
-        "A smaller options={'ftol': ...} goes further"
-    ),
-    "CONVERGENCE: NORM OF PROJECTED GRADIENT": (
-        "Converged: no component of the gradient is larger than `gtol`. A smaller options={'gtol': ...} goes further"
-    ),
-    "ABNORMAL": (
-        "Stopped: the line search found no lower loss along a descent direction. Either the loss is as low as its "
-        "rounding errors let it be seen, or its gradient is wrong or not continuous"
-    ),
-    "STOP: TOTAL NO. OF ITERATIONS": "Stopped: options={'maxiter': ...} is reached. A larger value goes further",
-    "STOP: TOTAL NO. OF F,G EVALUATIONS": "Stopped: options={'maxfun': ...} is reached. A larger value goes further",
-}
 
 
 class _Abandoned(BaseException):
     """Unwinds scipy in its thread. Not an `Exception`, so that no handler in between swallows it."""
 
 
-def minimize(x0: np.ndarray, method: str, tol: float | None = None, options: dict | None = None) -> Solver:
+def minimize(
+    x0: np.ndarray,
+    method: str,
+    tol: float | None = None,
+    options: dict | None = None,
+    bounds: Bounds | None = None,
+    constraints: Sequence = (),
+) -> Solver:
     """Runs `scipy.optimize.minimize(method=...)` one request at a time.
 
     Args:
@@ -48,6 +41,8 @@ def minimize(x0: np.ndarray, method: str, tol: float | None = None, options: dic
         method: A name that scipy knows.
         tol: As in scipy.
         options: As in scipy, handed over as they are.
+        bounds: As in scipy.
+        constraints: As in scipy. Their functions are called in the thread of scipy.
 
     Returns:
         A solver whose result is scipy's, with a message that says what to do next.
@@ -72,7 +67,8 @@ def minimize(x0: np.ndarray, method: str, tol: float | None = None, options: dic
     to_scipy, to_caller = SimpleQueue(), SimpleQueue()
     thread = threading.Thread(
         target=_run_scipy,
-        args=(x0, method, tol, options, to_scipy, to_caller),
+        args=(x0, method, {"tol": tol, "options": options, "bounds": bounds, "constraints": constraints}),
+        kwargs={"to_scipy": to_scipy, "to_caller": to_caller},
         name="kormos_opt-scipy",
         daemon=True,
     )
@@ -99,12 +95,13 @@ def minimize(x0: np.ndarray, method: str, tol: float | None = None, options: dic
 
 def check_options(method: str, tol: float | None, options: dict) -> None:
     """Raises `ValueError` for options that scipy does not know, by letting scipy solve a problem of two unknowns."""
+    small = {name: None if np.ndim(value) else value for name, value in options.items()}  # arrays have the model's size
+    answers = {"fun": lambda x: x @ x, "fun_and_jac": lambda x: (x @ x, 2 * x), "product": lambda x, p: 2 * p}
     with warnings.catch_warnings():
         warnings.simplefilter("error", scipy.optimize.OptimizeWarning)
         try:
-            result = scipy.optimize.minimize(
-                lambda x: (x @ x, 2 * x), np.ones(2), jac=True, method=method, tol=tol, options=options
-            )
+            functions = _functions(scipy_methods.method(method), **answers)
+            result = scipy.optimize.minimize(x0=np.ones(2), method=method, tol=tol, options=small, **functions)
             reason = result.message if result.message.startswith("ERROR") else None
         except (scipy.optimize.OptimizeWarning, TypeError, ValueError, AttributeError) as error:
             reason = error
@@ -117,13 +114,25 @@ def check_options(method: str, tol: float | None, options: dict) -> None:
 
 def known_options(method: str) -> list[str]:
     """The option names in scipy's own documentation of `method`."""
-    documentation = scipy.optimize.show_options("minimize", method, disp=False)
-    options = documentation.partition("Options\n-------")[2].partition("\nReturns\n")[0]
-    names = re.findall(r"^\s*(\w+(?:, \w+)*) : ", options, re.MULTILINE)
-    return sorted({name for group in names for name in group.split(", ")})
+    documentation = scipy.optimize.show_options("minimize", method, disp=False).partition("\nReturns\n")[0]
+    options = documentation.partition("Options\n-------")[2] or documentation
+    names = re.findall(r"^\s*(\w+(?:, \w+)*) ?: ", options, re.MULTILINE)
+    return sorted({name for group in names for name in group.split(", ")} | {"maxiter"})
 
 
-def _run_scipy(x0, method, tol, options, to_scipy, to_caller):
+def _functions(method, fun, fun_and_jac, product):
+    """What `minimize` is given to call for `method`."""
+    if method.derivatives == "none":
+        return {"fun": fun}
+    first_order = {"fun": fun_and_jac, "jac": True}
+    if method.derivatives == "gradient":
+        return first_order
+    if method.derivatives == "product":
+        return {**first_order, "hessp": product}
+    return {**first_order, "hess": lambda x: product(x, np.eye(len(x)))}
+
+
+def _run_scipy(x0, method, arguments, to_scipy, to_caller):
     """Sends pairs of the iterates since the last pair and a request or the end: one change of threads for both."""
     iterates = []
 
@@ -132,28 +141,28 @@ def _run_scipy(x0, method, tol, options, to_scipy, to_caller):
         to_caller.put((iterates, message))
         iterates = []
 
-    def fun(x):
-        tell(Evaluate(np.array(x)))
+    def ask(request):
+        tell(request)
         answer = to_scipy.get()
         if answer is _ABANDON:
             raise _Abandoned
         return answer
 
     def callback(intermediate_result):
-        iterates.append(np.array(intermediate_result.x))
+        x = getattr(intermediate_result, "x", intermediate_result)  # TNC hands over x itself
+        iterates.append(np.array(x))
 
+    functions = _functions(
+        scipy_methods.method(method),
+        fun=lambda x: ask(Value(np.array(x))),
+        fun_and_jac=lambda x: ask(Evaluate(np.array(x))),
+        product=lambda x, p: ask(HessianProduct(np.array(x), np.array(p))),
+    )
     try:
-        result = scipy.optimize.minimize(fun, x0, method=method, jac=True, tol=tol, callback=callback, options=options)
-        result.message = _explain(result.message)
+        result = scipy.optimize.minimize(x0=x0, method=method, callback=callback, **functions, **arguments)
+        result.message = explain(result.message)
     except _Abandoned:
         return
     except BaseException as error:
         result = error
     tell(result)
-
-
-def _explain(message):
-    for beginning, advice in _ADVICE.items():
-        if message.startswith(beginning):
-            return f"{advice} [scipy: {message.strip().rstrip(':')}]"
-    return message
