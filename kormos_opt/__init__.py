@@ -26,10 +26,46 @@ if keras.backend.backend() != "tensorflow":
         'Set os.environ["KERAS_BACKEND"] = "tensorflow" before the first import of keras.'
     )
 
-from kormos_opt import keras_hook, optimizers
-from kormos_opt.optimizers import LBFGS
+from kormos_opt import keras_hook, models, optimizers
+from kormos_opt.constraints import VariableConstraint
+from kormos_opt.methods import (
+    BFGS,
+    CG,
+    COBYLA,
+    COBYQA,
+    LBFGS,
+    SLSQP,
+    TNC,
+    Dogleg,
+    NelderMead,
+    NewtonCG,
+    Powell,
+    TrustConstr,
+    TrustExact,
+    TrustKrylov,
+    TrustNCG,
+)
 
 __version__ = "0.1.0"
-__all__ = ["LBFGS", "optimizers"]
+__all__ = [
+    "BFGS",
+    "CG",
+    "COBYLA",
+    "COBYQA",
+    "LBFGS",
+    "SLSQP",
+    "TNC",
+    "Dogleg",
+    "NelderMead",
+    "NewtonCG",
+    "Powell",
+    "TrustConstr",
+    "TrustExact",
+    "TrustKrylov",
+    "TrustNCG",
+    "VariableConstraint",
+    "models",
+    "optimizers",
+]
 
-keras_hook.install(dict.fromkeys(("l-bfgs-b", "L-BFGS-B", "lbfgs", "LBFGS", "l-bfgs", "L-BFGS"), LBFGS))
+keras_hook.install(optimizers.NAMES)

@@ -41,15 +41,9 @@ class FlatParameters:
                     "Expected trainable variables of a real floating dtype, since a solver moves them continuously. "
                     f"Received: {variable.path} of dtype {variable.dtype}. Give it trainable=False or a float dtype."
                 )
-            if variable.constraint is not None:
-                raise ValueError(
-                    "Expected variables without constraints: a solver assigns its iterates as they are. "
-                    f"Received: {variable.path} with constraint={variable.constraint}. "
-                    "Remove the constraint, or use a regularizer."
-                )
         self.variables = list(variables)
-        self._sizes = [int(np.prod(variable.shape)) for variable in variables]
-        self.size = sum(self._sizes)
+        self.sizes = [int(np.prod(variable.shape)) for variable in variables]
+        self.size = sum(self.sizes)
         self.ids = [id(variable) for variable in variables]
 
     def ravel(self) -> np.ndarray:
@@ -58,13 +52,23 @@ class FlatParameters:
 
     def round(self, x: np.ndarray) -> np.ndarray:
         """`x` as the variables would hold it: rounded to their dtypes, float64 of shape `(size,)`."""
-        pieces = np.split(x, np.cumsum(self._sizes)[:-1])
         dtypes = [tf.as_dtype(variable.dtype).as_numpy_dtype for variable in self.variables]
-        return np.concatenate([p.astype(dtype).astype("float64") for p, dtype in zip(pieces, dtypes, strict=True)])
+        pieces = zip(self.split(x), dtypes, strict=True)
+        return np.concatenate([piece.astype(dtype).astype("float64").ravel() for piece, dtype in pieces])
+
+    def split(self, x: np.ndarray) -> list[np.ndarray]:
+        """A vector of shape `(size,)` as arrays of the variables' shapes, without a copy."""
+        pieces = np.split(x, np.cumsum(self.sizes)[:-1])
+        return [piece.reshape(variable.shape) for piece, variable in zip(pieces, self.variables, strict=True)]
+
+    def name_of(self, position: int) -> tuple[str, int]:
+        """Which variable's path, and where in its ravelled values, the entry of the vector at `position` belongs to."""
+        i = int(np.searchsorted(np.cumsum(self.sizes), position, side="right"))
+        return self.variables[i].path, int(position - sum(self.sizes[:i]))
 
     def unravel(self, x) -> list[tf.Tensor]:
         """A vector of shape `(size,)`, array or tensor, as tensors of the variables' shapes and its own dtype."""
-        pieces = tf.split(x, self._sizes)
+        pieces = tf.split(x, self.sizes)
         return [tf.reshape(piece, variable.shape) for piece, variable in zip(pieces, self.variables, strict=True)]
 
     def assign(self, x) -> None:
@@ -80,6 +84,6 @@ class FlatParameters:
         """Tensors of the variables' shapes, or `None` for zeros, as one float64 tensor of shape `(size,)`."""
         pieces = [
             tf.zeros((size,), tf.float64) if value is None else tf.cast(tf.reshape(value, (size,)), tf.float64)
-            for value, size in zip(values, self._sizes, strict=True)
+            for value, size in zip(values, self.sizes, strict=True)
         ]
         return tf.concat(pieces, axis=0)

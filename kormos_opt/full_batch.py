@@ -4,14 +4,13 @@
 joined (sparse, ragged, changing shapes) and streams what shall not be kept.
 """
 
-import os
 from collections.abc import Iterable
 from typing import NamedTuple
 
 import keras
 import tensorflow as tf
 
-from kormos_opt import keras_hook
+from kormos_opt import keras_hook, memory
 
 
 class WholeTensors(NamedTuple):
@@ -64,7 +63,7 @@ def of_fit(model: keras.Model, cache: bool | str, x, y, sample_weight, class_wei
                 f"Received: x of type {type(x).__name__}. Use a PyDataset, a tf.data.Dataset, or cache='auto'."
             )
         return _checked(BatchList(batches, sum(int(keras_hook.rows_of(batch)) for batch in batches)))
-    return of_batches(batches, budget=_half_of_memory() if cache == "auto" else None)
+    return of_batches(batches, budget=memory.half_of_all() if cache == "auto" else None)
 
 
 def of_batches(batches: Iterable, budget: float | None = None) -> FullBatch:
@@ -126,7 +125,3 @@ def _bytes(leaf):
     if isinstance(leaf, tf.Tensor):
         return leaf.dtype.size * int(tf.size(leaf))
     return sum(_bytes(part) for part in tf.nest.flatten(leaf, expand_composites=True) if isinstance(part, tf.Tensor))
-
-
-def _half_of_memory():
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2

@@ -1,6 +1,7 @@
 """The one place that touches Keras's inner surface. `tests/test_keras_contract.py` tests each fact it relies on.
 
-Two methods of `keras.Model` ask our optimizers first, and leave every other optimizer alone:
+Two methods of `keras.Model` ask our optimizers first, and leave every other optimizer alone (`compile` only learns to
+read their names in any case):
 
 * `make_train_function` lets the optimizer build the train function;
 * `fit` sets the training data aside as one full batch and runs the stock `fit` over a data set of empty batches, one
@@ -22,6 +23,7 @@ from keras.src.backend import AutocastScope, get_autocast_scope, get_keras_mask
 from keras.src.backend.tensorflow import nn as tensorflow_nn
 from keras.src.backend.tensorflow.trainer import TensorFlowTrainer, TFEpochIterator
 from keras.src.trainers.data_adapters import array_data_adapter, array_slicing, get_data_adapter
+from keras.src.trainers.trainer import Trainer
 from keras.src.utils import io_utils
 
 
@@ -29,12 +31,23 @@ def install(names: dict[str, type]) -> None:
     """Lets `keras.Model` ask optimizers that have a `make_train_function` of their own. Idempotent.
 
     Args:
-        names: Optimizer classes by the names that `compile(optimizer=name)` shall know.
+        names: Optimizer classes by the names that `compile(optimizer=name)` shall know, in any case.
     """
     keras.saving.get_custom_objects().update(names)
     if not hasattr(TensorFlowTrainer.fit, "_kormos_opt_stock"):
         TensorFlowTrainer.make_train_function = _asking(TensorFlowTrainer.make_train_function, _make_train_function)
         TensorFlowTrainer.fit = _asking(TensorFlowTrainer.fit, _fit)
+        Trainer.compile = _knowing(names, Trainer.compile)  # where `load_model` looks for it
+
+
+def _knowing(names, stock):
+    @functools.wraps(stock)
+    def compile(model, optimizer="rmsprop", *args, **kwargs):
+        if isinstance(optimizer, str) and optimizer.lower() in names:
+            optimizer = optimizer.lower()
+        return stock(model, optimizer, *args, **kwargs)
+
+    return compile
 
 
 def _asking(stock, ours):
@@ -88,9 +101,9 @@ def _fit(stock, model, *args, **kwargs):
     )
     with train_function.fitting(full_batch):
         history = stock(*call.args, **call.kwargs)
-    message = train_function.conclude(history)
-    if message and arguments["verbose"]:
-        io_utils.print_msg(message)
+    for message in train_function.conclude(history):
+        if arguments["verbose"]:
+            io_utils.print_msg(message)
     return history
 
 
@@ -184,6 +197,17 @@ def rows_of(batch) -> tf.Tensor:
     """The number of rows of a batch, counted as the stock train step does: in the first input."""
     x, _, _ = keras.utils.unpack_x_y_sample_weight(batch)
     return tf.shape(next(leaf for leaf in keras.tree.flatten(x) if leaf is not None))[0]
+
+
+@contextlib.contextmanager
+def compiled_with(model: keras.Model, optimizer):
+    """Inside, the train step of `model` talks to `optimizer`, whatever the model is compiled with."""
+    usual = model.optimizer
+    model.optimizer = optimizer
+    try:
+        yield
+    finally:
+        model.optimizer = usual
 
 
 def layers(model: keras.Model) -> list[keras.Layer]:

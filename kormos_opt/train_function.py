@@ -11,6 +11,7 @@ import keras
 import numpy as np
 
 from kormos_opt import full_batch, precision
+from kormos_opt.chain import Chain
 from kormos_opt.flat_parameters import FlatParameters
 from kormos_opt.full_batch import FullBatch
 from kormos_opt.objective import Evaluation, Objective
@@ -25,21 +26,27 @@ class TrainFunction:
 
     Args:
         model: The model to train.
-        optimizer: The `BatchOptimizer` it is compiled with: settings and the solver.
+        optimizer: The `BatchOptimizer` it is compiled with: settings and the stages of the fit.
     """
 
     def __init__(self, model: keras.Model, optimizer):
         self._model = model
         self._optimizer = optimizer
         self._objective = None
-        self._run = None
         self._state = None
         self._data = None
         self._batch = None
+        self._row = None
         self._first = True
-        self._row = self._message = None
+        self._chain = Chain(())
+        self._run = None
         if model.built:
-            FlatParameters(model.trainable_variables)
+            optimizer.stages[0].check(FlatParameters(model.trainable_variables))
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the last stage has ended."""
+        return self._chain.has_ended
 
     def collect(self, shuffle, **data) -> FullBatch:
         """The full batch of the data arguments of `fit`. The order of a sum's terms matters to its rounding only."""
@@ -50,88 +57,43 @@ class TrainFunction:
     def fitting(self, data: FullBatch):
         """Inside, epochs work on `data`; afterwards nothing holds it any more."""
         self._data = data
-        self._row = self._message = None
+        self._row = None
+        self._chain.messages.clear()
         try:
             yield
         finally:
             self._data = self._batch = None
-            if self._run is not None and self._run.result is None:
+            if self._run is not None and not self.has_ended:
                 self._optimizer.record(self._run.interrupted("Another fit on the same data goes on from here"))
 
     def __call__(self, iterator) -> dict:
         if self._data is None:
             with self.fitting(full_batch.of_batches(iterator)):
                 return self._guarded_epoch(iterations=1)
+        return self.epoch()
+
+    def epoch(self) -> dict:
+        """Inside `fitting`: one epoch, as logs."""
         return self._guarded_epoch(self._optimizer.iterations_per_epoch)
 
-    def conclude(self, history: keras.callbacks.History) -> str | None:
+    def conclude(self, history: keras.callbacks.History) -> list[str]:
         """Takes back the row of an epoch in which the solver ended without an iterate.
 
         Returns:
-            Why the solver ended, or `None` if it did not.
+            Why the stages that have ended did so.
         """
         if self._row:
             lengths, epochs = self._row
             del history.epoch[epochs:]
             for name, values in history.history.items():
                 del values[lengths.get(name, 0) :]
-        return self._message
+        return list(self._chain.messages)
 
-    def _guarded_epoch(self, iterations):
-        if self._batch is None:
-            self._prepare()
-        try:
-            if self._must_start():
-                self._start()
-            before = self._run.nit
-            while self._run.result is None and self._run.nit < before + iterations:
-                self._iterate()
-            self._optimizer.iterations.assign_add(self._run.nit - before)
-            if self._run.result is not None:
-                self._end(moved=self._run.nit > before)
-            return self._logs()
-        except BaseException:
-            self._abandon()
-            raise
-        finally:
-            self._first = False
-
-    def _prepare(self):
-        variables = [id(variable) for variable in self._model.trainable_variables]
-        objective = self._objective
-        if objective is None or objective.parameters.ids != variables:
-            self._close()
-            objective = Objective(self._model, self._optimizer.precision == "float64", self._optimizer.batch_size)
-        self._batch = objective.prepare(self._data)
-        self._objective = objective
-        self._state = objective.state()
-        self._first = True
-
-    def _must_start(self):
-        if self._run is None or self._run.result is not None:
-            return True
-        parameters = self._objective.parameters
-        if not np.array_equal(parameters.ravel(), parameters.round(self._run.accepted.x)):
-            _log.info("The weights were changed since the last iteration: the solver starts afresh from them.")
-            return True
-        if self._first and not self._is_same_objective():
-            _log.info("The data or the model were changed since the last fit: the solver starts afresh.")
-            return True
-        return False
-
-    def _start(self):
-        self._close()
-        solver = self._optimizer.solver(self._objective.parameters.ravel())
-        self._run = SolverRun(safeguard(solver, **self._resolution()), self)
-
-    def _iterate(self):
-        run = self._run
-        moved = run.iterate()
-        if run.position is not run.accepted.x:
-            self._objective.parameters.assign(run.accepted.x)
-        if moved and run.accepted.averages:
-            self._objective.assign_averages(run.accepted.averages)
-            self._state = self._objective.state()
+    def close(self) -> None:
+        """Ends the solver and frees what it holds."""
+        if self._run is not None:
+            self._run.close()
+        self._run = None
 
     def evaluate(self, x: np.ndarray, gradient: bool) -> Evaluation:
         """Answers the solver: f at `x`, and its gradient."""
@@ -149,9 +111,81 @@ class TrainFunction:
         """Answers the solver: the Hessian at `x` times every row of `p`."""
         return self._objective.products(x, p, self._batch)
 
+    def _guarded_epoch(self, iterations):
+        try:
+            if self._batch is None:
+                self._prepare()
+                self._first = True
+            if self._must_start():
+                if self._first or self.has_ended:
+                    self._chain = Chain(self._optimizer.stages)
+                self._start()
+            moved = 0
+            while moved < iterations and not self.has_ended:
+                if self._chain.is_between_stages:
+                    self._chain.next(self._run)
+                    self._start()
+                moved += self._iterate()
+                if self._run.result is not None:
+                    self._chain.end(self._run.result)
+            self._chain.count_epoch(self._run)
+            self._optimizer.iterations.assign_add(moved)
+            if self.has_ended:
+                self._end(moved)
+            return self._logs()
+        except BaseException:
+            self._abandon()
+            raise
+        finally:
+            self._first = False
+
+    def _prepare(self):
+        variables = [id(variable) for variable in self._model.trainable_variables]
+        objective = self._objective
+        if objective is None or objective.parameters.ids != variables:
+            self.close()
+            objective = Objective(self._model, self._optimizer.precision == "float64", self._optimizer.batch_size)
+        self._batch = objective.prepare(self._data)
+        self._objective = objective
+        self._state = objective.state()
+
+    def _must_start(self):
+        if self._run is None or self.has_ended or self._chain.stages is not self._optimizer.stages:
+            return True
+        if self._chain.is_between_stages and not self._first:
+            return False
+        parameters = self._objective.parameters
+        if not np.array_equal(parameters.ravel(), parameters.round(self._run.accepted.x)):
+            _log.info("The weights were changed since the last iteration: the solver starts afresh from them.")
+            return True
+        if self._first and not self._is_same_objective():
+            _log.info("The data or the model were changed since the last fit: the solver starts afresh.")
+            return True
+        return False
+
+    def _start(self):
+        self.close()
+        stage = self._chain.stage
+        if stage.pretrain_fn is not None:
+            stage.pretrain_fn(self._model)
+            self._objective = None
+            self._prepare()
+        stage.check(self._objective.parameters)
+        solver = stage.solver(self._objective.parameters)
+        self._run = SolverRun(safeguard(solver, **self._resolution(stage)), self)
+
+    def _iterate(self):
+        run = self._run
+        moved = run.iterate()
+        if run.position is not run.accepted.x:
+            self._objective.parameters.assign(run.accepted.x)
+        if moved and run.accepted.averages:
+            self._objective.assign_averages(run.accepted.averages)
+            self._state = self._objective.state()
+        return moved
+
     def _end(self, moved):
-        self._optimizer.record(self._run.result)
-        self._message = self._run.result.message
+        self._optimizer.record(self._chain.result)
         self._model.stop_training = True
         history = getattr(self._model, "history", None)
         if not moved and self._run.nit and history is not None:
@@ -162,15 +196,21 @@ class TrainFunction:
         again = self._objective.evaluate(accepted.x, self._batch, accepted.jac is not None)
         return again.fun == accepted.fun and (again.jac is None or np.array_equal(again.jac, accepted.jac))
 
-    def _resolution(self):
+    def _resolution(self, stage):
         dtype = "float64" if self._optimizer.precision == "float64" else precision.compute_dtype(self._model)
-        return {"dtype": dtype, "resolution": precision.resolution(dtype) if self._optimizer.at_resolution else None}
+        return {"dtype": dtype, "resolution": precision.resolution(dtype) if stage.ends_at_resolution else None}
 
     def _logs(self):
-        run = self._run
-        metrics = {name: np.asarray(value) for name, value in (run.accepted.logs or {}).items()}
-        gradient = {} if run.gradient_norm is None else {"grad": run.gradient_norm}
-        return {**metrics, "loss": run.accepted.fun, **gradient, "fg_evals": run.nfev, "hessp_evals": run.nhev}
+        run, chain = self._run, self._chain
+        logs = {name: np.asarray(value) for name, value in (run.accepted.logs or {}).items()}
+        logs["loss"] = run.accepted.fun
+        if run.gradient_norm is not None:
+            logs["grad"] = run.gradient_norm
+        logs["fg_evals"] = chain.nfev + run.nfev
+        logs["hessp_evals"] = chain.nhev + run.nhev
+        if len(chain.stages) > 1:
+            logs["stage"] = chain.index
+        return logs
 
     def _abandon(self):
         if self._run is not None and self._run.accepted is not None:
@@ -178,11 +218,6 @@ class TrainFunction:
             self._optimizer.record(self._run.interrupted("Interrupted by an error; another fit starts afresh"))
         else:
             self._optimizer.record(None)
-        if self._state is not None:
+        if self._state is not None and self._objective is not None:
             self._objective.restore(self._state)
-        self._close()
-
-    def _close(self):
-        if self._run is not None:
-            self._run.close()
-        self._run = None
+        self.close()

@@ -156,7 +156,7 @@ def _run_scipy(x0, method, arguments, to_scipy, to_caller):
         scipy_methods.method(method),
         fun=lambda x: ask(Value(np.array(x))),
         fun_and_jac=lambda x: ask(Evaluate(np.array(x))),
-        product=lambda x, p: ask(HessianProduct(np.array(x), np.array(p))),
+        product=lambda x, p: ask(HessianProduct(np.array(x), np.array(p, "float64"))),
     )
     try:
         result = scipy.optimize.minimize(x0=x0, method=method, callback=callback, **functions, **arguments)
