@@ -66,8 +66,8 @@ class BatchOptimizer(keras.optimizers.Optimizer):
     array([1.])
     >>> abs(optimizer.func(np.array([3.0]))) < 1e-6
     True
-    >>> optimizer.grad(np.array([3.0])).round(4)
-    array([0.])
+    >>> bool(np.abs(optimizer.grad(np.array([3.0]))).max() < 1e-6)
+    True
     """
 
     def __init__(

@@ -28,8 +28,8 @@ def fails(match, error=ValueError):
         ({"batch_size": -1}, "Received: batch_size=-1"),
         ({"cache": "never"}, "Received: cache='never'"),
         ({"cache": 0}, "Received: cache=0"),
-        ({"options": {"maxcor": 0}}, "Received: options={'maxcor': 0}.*ERROR"),
-        ({"options": {"ftol": "x"}}, "Received: options={'ftol': 'x'"),
+        ({"options": {"maxcor": 0}}, "Received: options={.*'maxcor': 0.*ERROR"),
+        ({"options": {"ftol": "x"}}, "Received: options={.*'ftol': 'x'"),
         ({"options": {"jac": 1}}, "Received: options="),
         ({"precision": "float16"}, "Received: precision='float16'"),
         ({"options": {"maxcors": 3}}, "maxcor, .*Received: options={'maxcor.*Unknown solver options: maxcors"),
@@ -47,8 +47,8 @@ def test_arguments(arguments, match):
 
 
 def test_unknown_method():
-    with fails("Expected one of L-BFGS-B.*Received: method='adam'"):
-        ScipyBatchOptimizer("adam")
+    with fails("Expected one of .*L-BFGS-B.*Received: method='adam'"):
+        ScipyBatchOptimizer(method="adam")
 
 
 def test_setting_of_a_stochastic_optimizer_after_construction():
@@ -109,9 +109,9 @@ def test_weights_that_are_not_real(dtype):
         compiled(Odd()).fit(X, Y, verbose=0)
 
 
-def test_constraint():
-    with fails("Received: .*kernel with constraint=.*NonNeg"):
-        compiled(linear(kernel_constraint="non_neg")).fit(X, Y, verbose=0)
+def test_constraint_of_keras_that_is_no_bound():
+    with fails("Received: .*kernel with constraint=.*MaxNorm"):
+        compiled(linear(kernel_constraint="max_norm")).fit(X, Y, verbose=0)
 
 
 def test_targets_that_would_be_broadcast():

@@ -14,6 +14,7 @@ import threadpoolctl
 
 from kormos_opt.objective import Objective
 from kormos_opt.optimizers import LBFGS
+from kormos_opt.solvers import scipy_thread
 from tests.problems import compiled, linear, network, regression
 
 
@@ -229,7 +230,7 @@ def test_recompiling_ends_the_suspended_solver():
 def test_blas_is_limited_while_the_solver_computes_and_only_then(monkeypatch):
     x, y = regression()
     in_solver, in_objective = [], []
-    evaluate, solver = Objective.evaluate, LBFGS.solver
+    evaluate, minimize = Objective.evaluate, scipy_thread.minimize
 
     def blas_threads():
         return {library["num_threads"] for library in threadpoolctl.threadpool_info() if library["user_api"] == "blas"}
@@ -238,8 +239,8 @@ def test_blas_is_limited_while_the_solver_computes_and_only_then(monkeypatch):
         in_objective.append(blas_threads())
         return evaluate(self, *arguments)
 
-    def looking_solver(self, x0):
-        inner, answer = solver(self, x0), None
+    def looking_minimize(*arguments):
+        inner, answer = minimize(*arguments), None
         try:
             while True:
                 in_solver.append(blas_threads())
@@ -248,7 +249,7 @@ def test_blas_is_limited_while_the_solver_computes_and_only_then(monkeypatch):
             inner.close()
 
     monkeypatch.setattr(Objective, "evaluate", looking_evaluate)
-    monkeypatch.setattr(LBFGS, "solver", looking_solver)
+    monkeypatch.setattr(scipy_thread, "minimize", looking_minimize)
     with threadpoolctl.threadpool_limits(2, "blas"):
         compiled(network()).fit(x, y, epochs=2, verbose=0)
         assert blas_threads() == {2}

@@ -1,0 +1,140 @@
+"""Chains: the result of one stage starts the next."""
+
+import keras
+import numpy as np
+import pytest
+
+import kormos_opt
+from kormos_opt.optimizers import ScipyBatchOptimizer
+from tests.problems import compiled, linear, network, regression
+from tests.test_resume import whole_and_pieces
+
+
+def test_rows_tell_the_stages_apart():
+    x, y = regression()
+    optimizer = ScipyBatchOptimizer(method=["cg", "nelder-mead", "newton-cg"], epochs=[2, 3, 4])
+    model = compiled(network(), optimizer)
+    history = model.fit(x, y, epochs=9, verbose=0).history
+    assert history["stage"] == [0, 0, 1, 1, 1, 2, 2, 2, 2]
+    assert all(np.diff(history["loss"]) <= 0)
+    assert all(np.diff(history["fg_evals"]) >= 0)
+    assert history["hessp_evals"][4] == 0 < history["hessp_evals"][5]
+
+
+def test_a_chain_is_its_parts():
+    x, y = regression()
+    chained, by_hand = network(), network()
+    by_hand.set_weights(chained.get_weights())
+    compiled(chained, ScipyBatchOptimizer(method=["cg", "bfgs"], epochs=[3, 4])).fit(x, y, epochs=7, verbose=0)
+    compiled(by_hand, "cg").fit(x, y, epochs=3, verbose=0)
+    compiled(by_hand, "bfgs").fit(x, y, epochs=4, verbose=0)
+    for one, other in zip(chained.get_weights(), by_hand.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_stage_that_converges_hands_over_at_once(capsys):
+    x, y = regression()
+    optimizer = ScipyBatchOptimizer(method=["newton-cg", "cg"], epochs=[50, 2], tol=[1e-2, 1e-12])
+    model = compiled(linear(), optimizer)
+    history = model.fit(x, y, epochs=50, verbose=2).history
+    first = history["stage"].count(0)
+    assert 0 < first < 20
+    assert history["stage"] == [0] * first + [1] * (len(history["loss"]) - first)
+    assert 1 <= history["stage"].count(1) <= 2
+    printed = capsys.readouterr().out
+    assert "Stage 0 (Newton-CG): Converged" in printed
+    assert "Stage 1 (CG): " in printed
+
+
+def test_the_last_stage_ends_the_fit_after_its_epochs():
+    x, y = regression()
+    model = compiled(network(), ScipyBatchOptimizer(epochs=3))
+    history = model.fit(x, y, epochs=50, verbose=0).history
+    assert len(history["loss"]) == 3
+    assert "stage" not in history
+    assert "epochs of this stage are over" in model.optimizer.result.message
+
+
+def test_stop_and_resume_is_never_stopped():
+    def optimizer():
+        return ScipyBatchOptimizer(method=["cg", "bfgs"], epochs=[4, 5])
+
+    whole, cut, history, rows, *_ = whole_and_pieces(network, (3, 4, 6, 9), optimizer)
+    np.testing.assert_array_equal(whole, cut)
+    assert history == rows
+
+
+def test_pretrain_fn_freezes_and_unfreezes():
+    x, y = regression()
+    model = network()
+    first, last = model.layers
+    start = [layer.kernel.numpy() for layer in (first, last)]
+    after = []
+
+    def only_last(model):
+        first.trainable = False
+
+    def only_first(model):
+        after.append([layer.kernel.numpy() for layer in (first, last)])
+        first.trainable, last.trainable = True, False
+
+    optimizer = ScipyBatchOptimizer(method=["l-bfgs-b", "bfgs"], epochs=[3, 3], pretrain_fn=[only_last, only_first])
+    compiled(model, optimizer).fit(x, y, epochs=6, verbose=0)
+    ((first_between, last_between),) = after
+    np.testing.assert_array_equal(first_between, start[0])
+    assert np.abs(last_between - start[1]).max() > 1e-3
+    np.testing.assert_array_equal(last.kernel, last_between)
+    assert np.abs(first.kernel.numpy() - first_between).max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        ({"method": ["cg", "bfgs"], "epochs": [1, 2, 3]}, r"lists of one length.*len\(method\)=2, len\(epochs\)=3"),
+        ({"method": []}, r"Received: len\(method\)=0"),
+        ({"method": ["cg", "adam"]}, "Received: method='adam'"),
+        ({"epochs": 0}, "Received: epochs=0"),
+        ({"epochs": [3, "x"]}, "Received: epochs="),
+        ({"method": ["cg", "bfgs"], "options": [{"gtol": 1e-3}, {"gtols": 1}]}, "Unknown solver options: gtols"),
+    ],
+)
+def test_arguments(arguments, match):
+    with pytest.raises(ValueError, match=match):
+        ScipyBatchOptimizer(**arguments)
+
+
+def freeze_nothing(model):
+    """A function that Keras can find again by its name."""
+
+
+def test_config_round_trip():
+    made = ScipyBatchOptimizer(method=["cg", "bfgs"], epochs=[4, 5], pretrain_fn=[freeze_nothing, freeze_nothing])
+    with keras.saving.custom_object_scope({"freeze_nothing": freeze_nothing}):
+        again = keras.optimizers.deserialize(keras.optimizers.serialize(made))
+    assert again.get_config() == made.get_config()
+    assert again.stages == made.stages
+
+
+def test_weights_changed_by_a_callback_restart_the_stage(caplog):
+    x, y = regression()
+    model = compiled(network(), ScipyBatchOptimizer(method=["cg", "bfgs"], epochs=[3, 4]))
+
+    def shake(epoch, logs):
+        if epoch == 4:
+            model.set_weights([weight + 0.1 for weight in model.get_weights()])
+
+    with caplog.at_level("INFO", logger="kormos_opt"):
+        history = model.fit(
+            x, y, epochs=7, callbacks=[keras.callbacks.LambdaCallback(on_epoch_end=shake)], verbose=0
+        ).history
+    assert history["stage"] == [0, 0, 0, 1, 1, 1, 1]
+    assert "starts afresh" in caplog.text
+
+
+def test_the_result_is_that_of_the_last_stage():
+    x, y = regression()
+    model = compiled(linear(), ScipyBatchOptimizer(method=["cg", "newton-cg"], epochs=[1, None]))
+    model.fit(x, y, epochs=60, verbose=0)
+    assert model.optimizer.result.success
+    assert "nhev" in model.optimizer.result
+    assert kormos_opt.LBFGS().result is None

@@ -1,0 +1,189 @@
+"""Every method on plain Keras models: the optimum, an epoch, resuming, the columns, the names."""
+
+import threading
+
+import keras
+import numpy as np
+import pytest
+import scipy.optimize
+
+import kormos_opt
+from kormos_opt.optimizers import LBFGS, METHODS, NAMES, ScipyBatchOptimizer
+from kormos_opt.solvers import scipy_methods
+from tests.problems import compiled, linear, network, prepared, regression
+from tests.test_resume import whole_and_pieces
+
+METHOD_NAMES = [optimizer.method for optimizer in METHODS]
+WITHOUT_DERIVATIVES = ["Nelder-Mead", "Powell", "COBYLA", "COBYQA"]
+
+
+def test_there_is_a_class_for_every_method_of_scipy():
+    assert METHOD_NAMES == [method.name for method in scipy_methods.METHODS.values()]
+    assert [name.lower() for name in METHOD_NAMES] == [
+        name for name in scipy.optimize._minimize.MINIMIZE_METHODS if name != "_custom"
+    ]
+    for optimizer in METHODS:
+        assert getattr(kormos_opt, optimizer.__name__) is optimizer
+
+
+@pytest.mark.parametrize("name", METHOD_NAMES)
+def test_least_squares_closed_form(name, float64):
+    """The optimum of a linear regression, by the normal equations."""
+    x, y = regression(dtype="float64")
+    model = compiled(linear(), ScipyBatchOptimizer(method=name, iterations_per_epoch=20))
+    model.fit(x, y, epochs=100, verbose=0)
+    ones = np.c_[x, np.ones(len(x))]
+    best = np.linalg.lstsq(ones, y, rcond=None)[0].ravel()
+    found = np.concatenate([weight.ravel() for weight in model.get_weights()])
+    assert model.optimizer.result.success, model.optimizer.result.message
+    np.testing.assert_allclose(found, best, atol=1e-3 if name in (*WITHOUT_DERIVATIVES, "SLSQP", "TNC") else 1e-5)
+
+
+@pytest.mark.parametrize("name", METHOD_NAMES)
+def test_an_epoch_is_an_iteration_as_scipy_counts_them(name, float64):
+    """The same objective by hand in scipy.optimize.minimize gives the iterates of the epochs."""
+    x, y = regression(dtype="float64")
+    model = compiled(network(units=2), ScipyBatchOptimizer(method=name))
+    objective, batch = prepared(model, x, y)
+    start = objective.parameters.ravel()
+    functions = {"fun": lambda x: objective.evaluate(x, batch, gradient=False).fun}
+    kind = scipy_methods.method(name).derivatives
+    if kind != "none":
+        functions = {"fun": lambda x: objective.evaluate(x, batch)[1:3], "jac": True}
+    if kind == "product":
+        functions["hessp"] = lambda x, p: objective.products(x, np.array(p, "float64"), batch)
+    if kind == "hessian":
+        functions["hess"] = lambda x: objective.products(x, np.eye(x.size), batch)
+    expected = []
+    limit = {"maxfun": 60} if name == "TNC" else {"maxiter": 200 if name == "COBYLA" else 12}
+    scipy.optimize.minimize(
+        x0=start, method=name, options=limit, callback=lambda x, *_: expected.append(np.array(x)), **functions
+    )
+    objective.parameters.assign(start)
+    iterates = []
+    epochs = min(len(expected), 10)
+    assert epochs >= 3 or name == "dogleg"  # which the indefinite Hessian of a network ends
+    keep = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: iterates.append(objective.parameters.ravel())
+    )
+    history = model.fit(x, y, epochs=max(epochs, 1), callbacks=[keep], verbose=0).history
+    np.testing.assert_allclose(iterates[:epochs], expected[:epochs], rtol=1e-9, atol=1e-12)
+    assert len(history["loss"]) == epochs
+
+
+@pytest.mark.parametrize("name", METHOD_NAMES)
+def test_stop_and_resume_is_never_stopped(name):
+    whole, cut, history, rows, *_ = whole_and_pieces(
+        lambda: linear(), (2, 3, 8), lambda: ScipyBatchOptimizer(method=name)
+    )
+    np.testing.assert_array_equal(whole, cut)
+    assert history == rows
+
+
+@pytest.mark.parametrize("name", METHOD_NAMES)
+def test_columns(name):
+    x, y = regression()
+    history = compiled(linear(), name.upper(), metrics=["mae"]).fit(x, y, epochs=3, verbose=0).history
+    gradient = [] if name in WITHOUT_DERIVATIVES else ["grad"]
+    assert sorted(history) == sorted(["fg_evals", "hessp_evals", "loss", "mae", *gradient])
+    assert all(np.diff(history["fg_evals"]) >= 0) and history["fg_evals"][0] >= 1
+    second_order = scipy_methods.method(name).derivatives in ("product", "hessian")
+    assert (history["hessp_evals"][-1] > 0) == second_order
+
+
+@pytest.mark.parametrize("name", METHOD_NAMES)
+def test_an_error_keeps_the_last_iterate_and_leaves_no_thread(name):
+    x, y = regression()
+    model = compiled(linear(), name)
+    seen = []
+
+    def fail(epoch, logs):
+        seen.append([weight.copy() for weight in model.get_weights()])
+        if epoch == 1:
+            raise RuntimeError("in a callback")
+
+    before = threading.active_count()
+    with pytest.raises(RuntimeError, match="in a callback"):
+        model.fit(x, y, epochs=5, callbacks=[keras.callbacks.LambdaCallback(on_epoch_end=fail)], verbose=0)
+    for kept, now in zip(seen[-1], model.get_weights(), strict=True):
+        np.testing.assert_array_equal(kept, now)
+    model.compile("adam", "mse")
+    model.train_function = None
+    del model
+    import gc
+
+    gc.collect()
+    assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_in_any_case(name):
+    for spelling in (name, name.upper(), name.title()):
+        model = compiled(linear(), spelling)
+        assert type(model.optimizer) is NAMES[name]
+        assert type(kormos_opt.optimizers.get(spelling)) is NAMES[name]
+
+
+def test_get():
+    optimizer = LBFGS()
+    assert kormos_opt.optimizers.get(optimizer) is optimizer
+    with pytest.raises(ValueError, match="Received: identifier='adam'"):
+        kormos_opt.optimizers.get("adam")
+
+
+@pytest.mark.parametrize("optimizer", METHODS)
+def test_config_round_trip(optimizer):
+    made = optimizer(tol=1e-3, iterations_per_epoch=2)
+    again = keras.optimizers.deserialize(keras.optimizers.serialize(made))
+    assert type(again) is optimizer
+    assert again.get_config() == made.get_config()
+    assert again.stages == made.stages
+
+
+@pytest.mark.parametrize("name", ["BFGS", "trust-ncg", "Newton-CG", "CG", "trust-krylov", "trust-exact", "SLSQP"])
+def test_a_float32_model_ends_as_converged(name):
+    """Without an end at the resolution of float32 these burn evaluations in searches that cannot succeed."""
+    x, y = regression(rows=1000, columns=20)
+    model = compiled(linear(20), ScipyBatchOptimizer(method=name, options={}))
+    model.fit(x, y, epochs=200, verbose=0)
+    result = model.optimizer.result
+    assert result.success, result.message
+    assert result.nfev < 60
+
+
+def test_nan_is_backed_off_from_without_derivatives():
+    """sqrt of a negative number: a direct search is told a value above all others."""
+    layer = keras.layers.Dense(1, use_bias=False, kernel_initializer=keras.initializers.Constant(2.0))
+    model = keras.Sequential([keras.Input((1,)), layer, keras.layers.Lambda(keras.ops.sqrt)])
+    compiled(model, "nelder-mead").fit(np.ones((4, 1)), np.full((4, 1), 0.1), epochs=100, verbose=0)
+    np.testing.assert_allclose(model.get_weights()[0], 0.01, atol=1e-4)
+
+
+def test_infinite_second_derivatives_are_an_error():
+    model = keras.Sequential(
+        [
+            keras.Input((1,)),
+            keras.layers.Dense(1, use_bias=False, kernel_initializer="zeros"),
+            keras.layers.Lambda(lambda x: keras.ops.abs(x) ** 1.5),
+        ]
+    )
+    compiled(model, "newton-cg")
+    with pytest.raises(ValueError, match="Expected finite second derivatives.*1 entries of 1"):
+        model.fit(np.ones((4, 1)), np.full((4, 1), -0.1), verbose=0)
+
+
+def test_newton_is_a_thousand_times_more_accurate(float64):
+    """The ancestor's functional linear regression: gradient norms of Newton-CG and L-BFGS-B."""
+    np.random.seed(1)
+    w = np.random.normal(size=50)
+    x = np.random.normal(size=(1000, 50))
+    norms = {}
+    for name in ("l-bfgs-b", "newton-cg"):
+        inputs = keras.Input((50,))
+        dense = keras.layers.Dense(
+            1, use_bias=False, kernel_regularizer=keras.regularizers.L2(1e-3), kernel_initializer="ones"
+        )
+        model = compiled(keras.Model(inputs, dense(inputs)), name)
+        norms[name] = model.fit(x, x @ w[:, None], epochs=10, verbose=0).history["grad"][-1]
+        np.testing.assert_allclose(model.get_weights()[0].ravel(), w, atol=1e-2)
+    assert norms["newton-cg"] < 1e-3 * norms["l-bfgs-b"]
