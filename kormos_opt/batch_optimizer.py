@@ -343,12 +343,9 @@ class ScipyBatchOptimizer(BatchOptimizer):
     @classmethod
     def from_config(cls, config, custom_objects=None):
         """The inverse of `get_config`, after Keras has serialized it."""
-        config = {
-            name: keras.saving.deserialize_keras_object(value, custom_objects=custom_objects)
-            if isinstance(value, (dict, list))
-            else value
-            for name, value in config.items()
-        }
+        config = dict(config)
+        for name in {"pretrain_fn", "options", "bounds", "constraints"} & config.keys():
+            config[name] = keras.saving.deserialize_keras_object(config[name], custom_objects=custom_objects)
         if config.get("constraints"):
             config["constraints"] = [constraints_module.from_config(each) for each in config["constraints"]]
         return cls(**config)

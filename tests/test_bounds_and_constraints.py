@@ -26,7 +26,7 @@ def signed(dtype="float64"):
 
 
 def sloppy(name):
-    return 5e-3 if TABLE[name.lower()].derivatives == "none" or name in ("TNC", "SLSQP") else 1e-4
+    return 5e-3 if TABLE[name.lower()].derivatives == "none" or name in ("TNC", "SLSQP", "trust-constr") else 1e-4
 
 
 @pytest.mark.parametrize("name", WITH_BOUNDS)
@@ -114,6 +114,7 @@ CONSTRAINTS = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:delta_grad == 0.0")  # scipy's, of trust-constr with a function that is linear
 @pytest.mark.parametrize("name", WITH_CONSTRAINTS)
 @pytest.mark.parametrize("kind", CONSTRAINTS)
 def test_least_squares_with_a_given_sum(name, kind, float64):
@@ -132,14 +133,14 @@ def test_a_constraint_with_several_values_and_variables(float64):
     x, y = signed()
     constraint = kormos_opt.VariableConstraint(
         lambda weights: np.r_[weights["kernel"].sum(), weights["bias"][0]],
-        [1.0, -np.inf],
-        [1.0, -0.5],
+        [3.0, -np.inf],
+        [np.inf, -0.5],
         lambda weights: {"kernel": np.stack([np.ones((4, 1)), np.zeros((4, 1))]), "bias": [[0.0], [1.0]]},
     )
     model = compiled(linear(), kormos_opt.SLSQP(constraints=[constraint], tol=1e-10))
     model.fit(x, y, epochs=60, verbose=0)
     kernel, bias = model.get_weights()
-    np.testing.assert_allclose([kernel.sum(), bias[0]], [1.0, -0.5], atol=1e-6)
+    np.testing.assert_allclose([kernel.sum(), bias[0]], [3.0, -0.5], atol=1e-6)
 
 
 def test_an_error_in_a_constraint_reaches_the_caller():

@@ -1,5 +1,6 @@
 """Every method on plain Keras models: the optimum, an epoch, resuming, the columns, the names."""
 
+import gc
 import threading
 
 import keras
@@ -18,7 +19,7 @@ WITHOUT_DERIVATIVES = ["Nelder-Mead", "Powell", "COBYLA", "COBYQA"]
 
 
 def test_there_is_a_class_for_every_method_of_scipy():
-    assert METHOD_NAMES == [method.name for method in scipy_methods.METHODS.values()]
+    assert [method.name for method in scipy_methods.METHODS.values()] == METHOD_NAMES
     assert [name.lower() for name in METHOD_NAMES] == [
         name for name in scipy.optimize._minimize.MINIMIZE_METHODS if name != "_custom"
     ]
@@ -30,20 +31,22 @@ def test_there_is_a_class_for_every_method_of_scipy():
 def test_least_squares_closed_form(name, float64):
     """The optimum of a linear regression, by the normal equations."""
     x, y = regression(dtype="float64")
-    model = compiled(linear(), ScipyBatchOptimizer(method=name, iterations_per_epoch=20))
+    tol = None if name in WITHOUT_DERIVATIVES else 1e-9
+    model = compiled(linear(), ScipyBatchOptimizer(method=name, tol=tol, iterations_per_epoch=20))
     model.fit(x, y, epochs=100, verbose=0)
     ones = np.c_[x, np.ones(len(x))]
     best = np.linalg.lstsq(ones, y, rcond=None)[0].ravel()
     found = np.concatenate([weight.ravel() for weight in model.get_weights()])
     assert model.optimizer.result.success, model.optimizer.result.message
-    np.testing.assert_allclose(found, best, atol=1e-3 if name in (*WITHOUT_DERIVATIVES, "SLSQP", "TNC") else 1e-5)
+    np.testing.assert_allclose(found, best, atol=1e-3 if name in WITHOUT_DERIVATIVES else 1e-5)
 
 
 @pytest.mark.parametrize("name", METHOD_NAMES)
 def test_an_epoch_is_an_iteration_as_scipy_counts_them(name, float64):
     """The same objective by hand in scipy.optimize.minimize gives the iterates of the epochs."""
     x, y = regression(dtype="float64")
-    model = compiled(network(units=2), ScipyBatchOptimizer(method=name))
+    convex = name == "dogleg"  # which the indefinite Hessian of a network ends
+    model = compiled(linear() if convex else network(units=2), ScipyBatchOptimizer(method=name))
     objective, batch = prepared(model, x, y)
     start = objective.parameters.ravel()
     functions = {"fun": lambda x: objective.evaluate(x, batch, gradient=False).fun}
@@ -62,20 +65,18 @@ def test_an_epoch_is_an_iteration_as_scipy_counts_them(name, float64):
     objective.parameters.assign(start)
     iterates = []
     epochs = min(len(expected), 10)
-    assert epochs >= 3 or name == "dogleg"  # which the indefinite Hessian of a network ends
+    assert epochs >= 3
     keep = keras.callbacks.LambdaCallback(
         on_epoch_end=lambda epoch, logs: iterates.append(objective.parameters.ravel())
     )
-    history = model.fit(x, y, epochs=max(epochs, 1), callbacks=[keep], verbose=0).history
+    history = model.fit(x, y, epochs=epochs, callbacks=[keep], verbose=0).history
     np.testing.assert_allclose(iterates[:epochs], expected[:epochs], rtol=1e-9, atol=1e-12)
     assert len(history["loss"]) == epochs
 
 
 @pytest.mark.parametrize("name", METHOD_NAMES)
 def test_stop_and_resume_is_never_stopped(name):
-    whole, cut, history, rows, *_ = whole_and_pieces(
-        lambda: linear(), (2, 3, 8), lambda: ScipyBatchOptimizer(method=name)
-    )
+    whole, cut, history, rows, *_ = whole_and_pieces(linear, (1, 2, 8), lambda: ScipyBatchOptimizer(method=name))
     np.testing.assert_array_equal(whole, cut)
     assert history == rows
 
@@ -98,20 +99,17 @@ def test_an_error_keeps_the_last_iterate_and_leaves_no_thread(name):
     seen = []
 
     def fail(epoch, logs):
-        seen.append([weight.copy() for weight in model.get_weights()])
+        seen.append(model.get_weights())
         if epoch == 1:
             raise RuntimeError("in a callback")
 
+    gc.collect()
     before = threading.active_count()
     with pytest.raises(RuntimeError, match="in a callback"):
         model.fit(x, y, epochs=5, callbacks=[keras.callbacks.LambdaCallback(on_epoch_end=fail)], verbose=0)
     for kept, now in zip(seen[-1], model.get_weights(), strict=True):
         np.testing.assert_array_equal(kept, now)
-    model.compile("adam", "mse")
-    model.train_function = None
-    del model
-    import gc
-
+    model.compile("sgd", "mse")  # lets the suspended solver go
     gc.collect()
     assert threading.active_count() == before
 
@@ -164,11 +162,11 @@ def test_infinite_second_derivatives_are_an_error():
         [
             keras.Input((1,)),
             keras.layers.Dense(1, use_bias=False, kernel_initializer="zeros"),
-            keras.layers.Lambda(lambda x: keras.ops.abs(x) ** 1.5),
+            keras.layers.Lambda(lambda x: x + x**1.5),
         ]
     )
     compiled(model, "newton-cg")
-    with pytest.raises(ValueError, match="Expected finite second derivatives.*1 entries of 1"):
+    with pytest.raises(ValueError, match=r"Expected finite second derivatives.*1 entries of 1"):
         model.fit(np.ones((4, 1)), np.full((4, 1), -0.1), verbose=0)
 
 

@@ -10,6 +10,8 @@ from scipy.optimize import OptimizeResult
 
 from kormos_opt.solvers.base import Evaluate, HessianProduct, Iterate, RecentEvaluations, Solver, Value
 
+_LITTLE = 1000  # times what f can show: little enough to be left
+
 
 def safeguard(solver: Solver, dtype: str = "float64", resolution: float | None = None) -> Solver:
     """Passes requests through, ends at the resolution of f, and backs off from points where f is not finite.
@@ -17,7 +19,8 @@ def safeguard(solver: Solver, dtype: str = "float64", resolution: float | None =
     **Resolution.** Between an iterate x and the first trial point x + d after it the loss changes by about
     `|jac @ d|`, twice the Newton decrement's estimate of what is left to gain (Boyd and Vandenberghe, Convex
     Optimization, section 9.5.1). Once that is below `resolution * |fun|`, no line search can see the change
-    in an f of that precision: the solver is closed as converged instead of burning its evaluations.
+    in an f of that precision: the solver is closed as converged instead of burning its evaluations. The same where
+    there is little left to gain and the line search asks for two points in a row that f cannot tell apart.
 
     **Not finite.** A trial point x + d with NaN or inf is answered by the parabola through `fun` with slope
     `jac @ d` whose minimum is at x + d / 4, so an interpolating line search comes back to a quarter of its
@@ -35,7 +38,7 @@ def safeguard(solver: Solver, dtype: str = "float64", resolution: float | None =
     iterate = None
     nit = nfev = 0
     worst = -np.inf
-    first_trial = False  # of an iteration: later ones are shorter because the line search, or our wall, made them so
+    watch = None  # over the trial points of an iteration whose first point is known
     answer = None
     try:
         while True:
@@ -47,20 +50,20 @@ def safeguard(solver: Solver, dtype: str = "float64", resolution: float | None =
             if isinstance(request, Iterate):
                 nit += 1
                 accepted = evaluations.at(request.x)
-                first_trial = accepted is not None
-                if first_trial:
+                watch = None
+                if accepted is not None:
                     iterate = accepted
                     evaluations.accept(accepted)
-            elif isinstance(request, Evaluate) and evaluations.at(request.x) is None:
-                if first_trial and resolution is not None and _is_below(resolution, iterate, request.x):
-                    return _converged(iterate, nit, nfev, dtype)
-                first_trial = False
+                    watch = None if resolution is None else _Watch(iterate, resolution)
+            elif watch is not None and isinstance(request, Evaluate) and watch.sees_the_end_at(request.x):
+                return _converged(iterate, nit, nfev, dtype)
             answer = yield request
             if isinstance(request, Evaluate):
                 nfev += 1
                 fun, jac = answer
                 if not (np.isfinite(fun) and np.isfinite(jac).all()):
                     fun, jac = answer = _wall(request.x, iterate)
+                    watch = None  # the points that follow are close to each other because of the wall
                 evaluations.add(_Point(request.x, fun, jac))
                 if iterate is None:
                     iterate = evaluations.at(request.x)
@@ -84,8 +87,23 @@ class _Point(NamedTuple):
     jac: np.ndarray
 
 
-def _is_below(resolution, iterate, x):
-    return abs(iterate.jac @ (x - iterate.x)) <= resolution * abs(iterate.fun)
+class _Watch:
+    """Over the trial points of one iteration: whether f can show what they change."""
+
+    def __init__(self, iterate, resolution):
+        self._jac = iterate.jac
+        self._visible = resolution * abs(iterate.fun)
+        self._last = iterate.x
+        self._first_change = None
+
+    def sees_the_end_at(self, x):
+        if np.array_equal(x, self._last):
+            return False
+        change = abs(self._jac @ (x - self._last))
+        self._last = x
+        if self._first_change is None:
+            self._first_change = change
+        return change <= self._visible and self._first_change <= _LITTLE * self._visible
 
 
 def _converged(iterate, nit, nfev, dtype):

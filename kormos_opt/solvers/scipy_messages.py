@@ -45,6 +45,7 @@ _ADVICE = {
     "Max. number of function evaluations": _LIMIT.format("options={'maxfun': ...}"),
     "Maximum number of": _LIMIT.format("a limit given in `options`"),
     "Warning: Maximum number of": _LIMIT.format("a limit given in `options`"),
+    "Return from COBYLA because the objective function has been evaluated": _LIMIT.format("options={'maxiter': ...}"),
     "The maximum number of": _LIMIT.format("a limit given in `options`"),
 }
 

@@ -132,9 +132,21 @@ def _functions(method, fun, fun_and_jac, product):
     return {**first_order, "hess": lambda x: product(x, np.eye(len(x)))}
 
 
+def _lock(method):
+    """What scipy holds while a method runs that it takes to be unsafe in two threads, or `None`.
+
+    It is let go while scipy waits for an answer: else one suspended run would stop all others for good.
+    """
+    if method.lower() == "cobyqa":
+        return getattr(scipy.optimize._cobyqa_py, "COBYQA_LOCK", None)
+    if method.lower() == "cobyla":
+        return getattr(scipy.optimize._cobyla_py, "_module_lock", None)
+    return None
+
+
 def _run_scipy(x0, method, arguments, to_scipy, to_caller):
     """Sends pairs of the iterates since the last pair and a request or the end: one change of threads for both."""
-    iterates = []
+    iterates, lock = [], _lock(method)
 
     def tell(message):
         nonlocal iterates
@@ -142,8 +154,12 @@ def _run_scipy(x0, method, arguments, to_scipy, to_caller):
         iterates = []
 
     def ask(request):
+        if lock is not None:
+            lock.release()
         tell(request)
         answer = to_scipy.get()
+        if lock is not None:
+            lock.acquire()
         if answer is _ABANDON:
             raise _Abandoned
         return answer
