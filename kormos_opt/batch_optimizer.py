@@ -39,7 +39,8 @@ class BatchOptimizer(keras.optimizers.Optimizer):
     Args:
         name: Name of the optimizer. Defaults to `"batchoptimizer"`.
         batch_size: Rows that are evaluated at a time. It bounds memory and leaves the result alone. Defaults to `None`:
-            as many rows as take about 64 MiB of intermediate results.
+            as many rows as take about 64 MiB of intermediate results. Without BatchNormalization it is an upper limit:
+            fewer rows are taken, and it is said, where they would fill an eighth of the machine's memory.
         max_cache_entries: Points whose values `func`, `grad` and `func_and_grad` keep. Defaults to `10`.
         dtype: Of the flat vector, always `"float64"`, which scipy needs.
         iterations_per_epoch: Solver iterations that make one Keras epoch. More of them spare small problems the cost

@@ -14,7 +14,7 @@ import tensorflow as tf
 from kormos_opt import keras_hook
 from kormos_opt.full_batch import FullBatch, WholeTensors
 
-_CHUNK_BYTES = 64 * 2**20
+CHUNK_BYTES = 64 * 2**20
 FEWEST_ROWS = 256
 
 
@@ -151,14 +151,14 @@ def any_rows(leaf):
     return tf.TensorSpec((None, *leaf.shape[1:]), leaf.dtype)
 
 
-def rows_that_fit(graph: tf.Graph | None) -> int:
-    """Rows whose intermediate results, all of them at once, take `_CHUNK_BYTES`. A multiple of 64: see `rows_of`.
+def rows_that_fit(graph: tf.Graph | None, size: float = CHUNK_BYTES) -> int:
+    """Rows whose intermediate results, all of them at once, take `size` bytes. A multiple of 64: see `rows_of`.
 
     Results inside loops, as those of recurrent layers, are not seen.
     """
     if graph is None:
         return FEWEST_ROWS
-    return max(FEWEST_ROWS, _CHUNK_BYTES // max(bytes_per_row(graph), 1) // 64 * 64)
+    return max(FEWEST_ROWS, int(size // max(bytes_per_row(graph), 1) // 64) * 64)
 
 
 def bytes_per_row(graph: tf.Graph) -> int:

@@ -10,6 +10,11 @@ def half_of_all() -> float:
     return psutil.virtual_memory().total / 2
 
 
+def eighth_of_all() -> float:
+    """An eighth of the machine's memory in bytes: what the intermediate results of a chunk may take."""
+    return psutil.virtual_memory().total / 8
+
+
 def check_matrices(method: Method, size: int, constrained: bool) -> None:
     """Raises `MemoryError` if the n x n matrices of a method take more than half of the free memory.
 

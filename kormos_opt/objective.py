@@ -11,6 +11,7 @@ One evaluation of whole tensors is one call of one `tf.function`.
 
 import contextlib
 import functools
+import logging
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -18,13 +19,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from kormos_opt import full_pass, keras_hook, precision, train_step
+from kormos_opt import full_pass, keras_hook, memory, precision, train_step
 from kormos_opt.flat_parameters import FlatParameters
 from kormos_opt.full_batch import FullBatch
 from kormos_opt.full_pass import FullPass
 from kormos_opt.loss_reductions import LossReductions
 
 _BLOCK_BYTES = 512 * 2**20
+_log = logging.getLogger("kormos_opt")
 
 
 class Evaluation(NamedTuple):
@@ -117,8 +119,23 @@ class Objective:
         x = tf.TensorSpec((self.parameters.size,), tf.float64)
         totals = tf.TensorSpec((None,), tf.float64)
         graph = self._passes["gradient"].graph((x,), spec, batch.rows, totals)
-        self._rows_per_chunk = self._rows_per_chunk or full_pass.rows_that_fit(graph)
+        self._rows_per_chunk = self._rows_at_a_time(graph, self._rows_per_chunk)
         self._vectors_per_block = self._vectors_that_fit(graph, min(self._rows_per_chunk, int(batch.rows)))
+
+    def _rows_at_a_time(self, graph, wanted):
+        """The rows that were asked for, unless they would fill the memory; BatchNorm needs them as they are."""
+        if not wanted:
+            return full_pass.rows_that_fit(graph)
+        most = wanted if graph is None else full_pass.rows_that_fit(graph, memory.eighth_of_all())
+        if most >= wanted or self._averages():
+            return wanted
+        _log.warning(
+            "batch_size=%d rows would take about %.1f GiB of intermediate results: %d rows are evaluated at a time.",
+            wanted,
+            full_pass.bytes_per_row(graph) * wanted / 2**30,
+            most,
+        )
+        return most
 
     def _vectors_that_fit(self, graph, rows):
         """Vectors to multiply the Hessian with at once. `tf.vectorized_map` cannot look inside the loops of an RNN."""

@@ -8,7 +8,9 @@ import tensorflow as tf
 from keras.src.backend import AutocastScope, get_autocast_scope, get_keras_mask
 from keras.src.backend.tensorflow.trainer import TensorFlowTrainer, TFEpochIterator
 from keras.src.trainers.data_adapters import array_data_adapter, array_slicing, get_data_adapter
+from keras.src.trainers.trainer import Trainer
 
+from kormos_opt.keras_hook import compiled_with, twice_differentiable
 from tests.problems import linear, regression
 
 X, Y = regression()
@@ -208,3 +210,44 @@ def test_concrete_functions_can_be_called_flat():
     outputs = concrete._call_flat(list(arguments), concrete.captured_inputs)
     assert float(outputs[0]["sum"]) == 3.0
     assert float(outputs[1][0]) == 1.0
+
+
+def test_compile_is_patched_where_load_model_looks_for_it(tmp_path):
+    """`load_model` warns and compiles nothing if `Model.compile` is not `Trainer.compile`."""
+    assert keras.Model.compile is Trainer.compile
+    model = linear()
+    model.compile("sgd", "mse")
+    model.save(tmp_path / "model.keras")
+    assert keras.models.load_model(tmp_path / "model.keras").compiled
+
+
+def test_names_in_lower_case_are_found_among_the_custom_objects():
+    assert type(keras.optimizers.get("newton-cg")).__name__ == "NewtonCG"
+
+
+def test_moments_stop_a_gradient_that_matters_twice():
+    """The second derivative of the variance of x along v is 2 var(v); Keras's own computation misses var(mean)."""
+    x, v = tf.constant([[1.0], [2.0], [4.0]]), tf.constant([[1.0], [0.0], [0.0]])
+
+    def second_derivative():
+        with tf.GradientTape() as outer:
+            outer.watch(x)
+            with tf.GradientTape() as inner:
+                inner.watch(x)
+                variance = keras.ops.moments(x, axes=[0])[1]
+            gradient = inner.gradient(variance, x)
+        return float(tf.reduce_sum(v * outer.gradient(gradient, x, output_gradients=v)))
+
+    exact = 2 * np.var([1, 0, 0])
+    assert abs(second_derivative() - exact) > 0.1
+    with twice_differentiable():
+        np.testing.assert_allclose(second_derivative(), exact, rtol=1e-6)
+
+
+def test_the_train_step_reads_the_optimizer_from_the_model():
+    model = linear()
+    model.compile("sgd", "mse")
+    usual, other = model.optimizer, keras.optimizers.Adam()
+    with compiled_with(model, other):
+        assert model.optimizer is other
+    assert model.optimizer is usual

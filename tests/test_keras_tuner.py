@@ -1,0 +1,41 @@
+"""KerasTuner searches over our optimizers by name and over the options of a solver, on plain models."""
+
+import keras_tuner
+import numpy as np
+
+import kormos_opt
+from tests.problems import linear, regression
+
+
+def search(build, tmp_path, trials):
+    x, y = regression(rows=200)
+    tuner = keras_tuner.GridSearch(build, objective="val_loss", max_trials=trials, directory=tmp_path, overwrite=True)
+    tuner.search(x[:150], y[:150], epochs=15, validation_data=(x[150:], y[150:]), verbose=0)
+    return tuner
+
+
+def test_search_over_names(tmp_path):
+    def build(hp):
+        model = linear()
+        model.compile(optimizer=hp.Choice("optimizer", ["l-bfgs-b", "newton-cg", "adam"]), loss="mse")
+        return model
+
+    tuner = search(build, tmp_path, trials=3)
+    scores = {trial.hyperparameters["optimizer"]: trial.score for trial in tuner.oracle.trials.values()}
+    assert sorted(scores) == ["adam", "l-bfgs-b", "newton-cg"]
+    assert max(scores["l-bfgs-b"], scores["newton-cg"]) < 0.1 * scores["adam"]
+    assert tuner.get_best_hyperparameters()[0]["optimizer"] != "adam"
+    best = tuner.get_best_models()[0]
+    np.testing.assert_allclose(best.get_weights()[0].ravel(), [1, 2, 3, 4], atol=0.1)
+
+
+def test_search_over_solver_options(tmp_path):
+    def build(hp):
+        model = linear()
+        optimizer = kormos_opt.LBFGS(memory=hp.Int("memory", 1, 3), options={"maxls": hp.Choice("maxls", [5, 20])})
+        model.compile(optimizer=optimizer, loss="mse")
+        return model
+
+    tuner = search(build, tmp_path, trials=6)
+    assert len(tuner.oracle.trials) == 6
+    assert all(trial.score < 0.1 for trial in tuner.oracle.trials.values())
