@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from examples import data, movielens
+from examples import data, mnist, movielens
 
 
 def test_demo(capsys):
@@ -36,6 +36,25 @@ def test_movielens(ratings, tmp_path, monkeypatch, capsys):
     movielens.main()
     rows = capsys.readouterr().out.splitlines()
     assert len([row for row in rows if row[:1].isdigit()]) == 6
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_mnist(tmp_path, monkeypatch, capsys):
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 10, 400)
+    images = (rng.integers(0, 60, (400, 28, 28)) + 15 * labels[:, None, None]).astype("uint8")
+    np.savez(tmp_path / "mnist.npz", x_train=images, y_train=labels)
+    picture = tmp_path / "picture.png"
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    monkeypatch.setattr(
+        sys, "argv", ["mnist", "--data", str(tmp_path), "--picture", str(picture), "--batch-size", "100"]
+    )
+    mnist.main()
+    out = capsys.readouterr().out
+    losses = [float(row.split()[-1]) for row in out.splitlines() if row[:1].isdigit()]
+    assert len(losses) == 3
+    assert all(np.diff(losses) < 0)
+    assert "Peak memory" in out
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 

@@ -16,14 +16,37 @@ ROOT = Path(kormos_opt.__file__).parent
 MODULES = {path.stem: path for path in ROOT.rglob("*.py")}
 
 # Who may import whom: a module imports only those to its right, through any number of steps.
-FLOW = ["optimizers", "train_function", "solver_run", "objective", "precision", "full_batch", "keras_hook"]
+FLOW = [
+    "models",
+    "optimizers",
+    "methods",
+    "batch_optimizer",
+    "flat_objective",
+    "train_function",
+    "chain",
+    "stages",
+    "bounds",
+    "constraints",
+    "solver_run",
+    "objective",
+    "full_pass",
+    "precision",
+    "full_batch",
+    "memory",
+    "flat_parameters",
+    "keras_hook",
+]
 THIRD_PARTY = {
     "scipy_thread": {"numpy", "scipy"},
     "safeguards": {"numpy", "scipy"},
     "base": {"numpy", "scipy"},
     "solver_run": {"numpy", "scipy", "threadpoolctl"},
     "train_step": {"keras"},
-    "optimizers": {"keras", "numpy", "scipy"},
+    "scipy_methods": set(),
+    "scipy_messages": set(),
+    "stages": {"keras", "numpy"},
+    "chain": {"scipy"},
+    "batch_optimizer": {"keras", "numpy", "scipy"},
 }
 
 
