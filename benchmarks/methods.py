@@ -3,9 +3,11 @@
 python -m benchmarks.methods [--data FOLDER] [--seconds 10] [--output docs/methods.md] [--method NAME] [--problem PART]
 
 A run ends when the method ends, or after `--seconds`; the times are of one run each, on one machine, in one go.
+It needs signals, so not Windows.
 """
 
 import argparse
+import signal
 import time
 
 import keras
@@ -56,61 +58,63 @@ PROBLEMS = {
 }
 
 
-class Limit(keras.callbacks.Callback):
-    """Ends the fit after a number of seconds from its first epoch."""
-
-    def __init__(self, seconds):
-        super().__init__()
-        self.seconds = seconds
-        self.is_over = False
-
-    def on_train_begin(self, logs=None):
-        self.start = time.perf_counter()
-
-    def on_epoch_end(self, epoch, logs=None):
-        if not self.model.stop_training and time.perf_counter() - self.start > self.seconds:
-            self.is_over = self.model.stop_training = True
+COLUMNS = ["method", "loss", "nit", "fg_evals", "hessp_evals", "seconds", "end"]
 
 
-def run(problem: Problem, precision: str, method: str, seconds: float) -> dict:
-    """One fit, as a row of the table."""
+class TimeIsOverError(Exception):
+    """The time is over."""
+
+
+def run(problem: Problem, precision: str, method: str, seconds: int) -> dict:
+    """One fit, as a row of the table. What ends it is a signal: some iterations take longer than all of the time."""
     keras.utils.set_random_seed(0)
     model = problem.build()
     optimizer = kormos_opt.optimizers.ScipyBatchOptimizer(method=method, precision=precision)
     model.compile(optimizer=optimizer, loss=problem.loss)
-    limit = Limit(seconds)
     start = time.perf_counter()
+    signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
-        history = model.fit(problem.x, problem.y, epochs=10**6, callbacks=[limit], verbose=0).history
+        model.fit(problem.x, problem.y, epochs=10**6, verbose=0)
+        end = optimizer.result.message.partition(":")[0].lower()
+    except TimeIsOverError:
+        end = "time"
     except MemoryError as error:
         return {"method": method, "end": "memory: " + str(error).partition("about ")[2].partition(" in all")[0]}
-    message = "time" if limit.is_over else optimizer.result.message.partition(":")[0].lower()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    history = model.history.history
+    last = {name: int(values[-1]) for name, values in history.items() if "evals" in name}
     return {
         "method": method,
-        "loss": f"{history['loss'][-1]:.7g}",
-        "nit": len(history["loss"]),
-        "fg_evals": int(history["fg_evals"][-1]),
-        "hessp_evals": int(history["hessp_evals"][-1]),
+        "loss": f"{optimizer.result.fun:.7g}",
+        "nit": len(model.history.epoch),
+        "fg_evals": last.get("fg_evals", optimizer.result.nfev),
+        "hessp_evals": last.get("hessp_evals", optimizer.result.get("nhev", 0)),
         "seconds": f"{time.perf_counter() - start:.2f}",
-        "end": message,
+        "end": end,
     }
+
+
+def stop(*_):
+    raise TimeIsOverError
 
 
 def main() -> None:
     """Prints a table for each problem, and writes them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", help="folder with mnist.npz and ml-latest-small/")
-    parser.add_argument("--seconds", type=float, default=10)
+    parser.add_argument("--seconds", type=int, default=10)
     parser.add_argument("--method", help="only this one")
     parser.add_argument("--problem", default="", help="only those whose name contains this")
     parser.add_argument("--output", help="file for the tables, in Markdown")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGALRM, stop)
     methods = [arguments.method] if arguments.method else [each.method for each in kormos_opt.optimizers.METHODS]
     text = [
         "# Every method on five problems\n",
-        f"    python -m benchmarks.methods --data FOLDER --seconds {arguments.seconds:g} --output docs/methods.md\n",
-        "`nit` counts epochs, which are the iterations of the method; `seconds` is a whole fit, tracing included, one",
-        "run on two CPU cores. A run ends as `converged` or `stopped` when the method ends, by `time`, or before any",
+        f"    python -m benchmarks.methods --data FOLDER --seconds {arguments.seconds} --output docs/methods.md\n",
+        "The loss of the last iterate, the iterations and evaluations up to there, and the seconds of one whole fit,",
+        "tracing included, on two CPU cores. A run ends as `converged` or `stopped` when the method ends, by `time`, or before any",
         "work where its n x n matrices do not fit in half of the free `memory`.\n",
     ]
     for name, (make, precision, what) in PROBLEMS.items():
@@ -120,7 +124,7 @@ def main() -> None:
             for method in methods:
                 rows.append(run(problem, precision, method, arguments.seconds))
                 print(name, rows[-1], flush=True)
-            table = pd.DataFrame(rows).fillna("").astype(str).replace(r"\.0$", "", regex=True)
+            table = pd.DataFrame(rows, columns=COLUMNS).fillna("").astype(str).replace(r"\.0$", "", regex=True)
             text += [f"## {name.capitalize()}: {what}\n", table.to_markdown(index=False, disable_numparse=True) + "\n"]
     if arguments.output:
         with open(arguments.output, "w") as file:

@@ -13,6 +13,7 @@ from scipy.optimize import Bounds, OptimizeResult
 from kormos_opt import constraints as constraints_module
 from kormos_opt import train_step
 from kormos_opt.flat_objective import FlatObjective
+from kormos_opt.graph_run import Memory
 from kormos_opt.stages import Plan
 from kormos_opt.train_function import TrainFunction
 
@@ -157,6 +158,14 @@ class BatchOptimizer(keras.optimizers.Optimizer):
         """The `scipy.optimize.OptimizeResult` of the last fit, `None` before the first."""
         return self._untracked.result
 
+    def memory_for(self, size: int, pairs: int) -> Memory:
+        """The variables of a solver in the graph: those saved with the optimizer, where they have this size."""
+        memory = self._untracked.memory
+        if memory is None or memory.position_deltas.shape != (pairs, size):
+            memory = Memory.of(lambda shape, **named: keras.Variable(np.zeros(shape), **named), size, pairs)
+            self._untracked.memory = self._untracked.memory or memory
+        return memory
+
     def record(self, result: OptimizeResult | None) -> None:
         """Keeps the result of a fit."""
         self._untracked.result = result
@@ -217,6 +226,7 @@ class _Untracked:
     result = None
     objective = None
     plan = None
+    memory = None
 
 
 @keras.saving.register_keras_serializable("kormos_opt")
@@ -333,7 +343,7 @@ class ScipyBatchOptimizer(BatchOptimizer):
 
     def get_config(self):
         settings = self.plan.settings()
-        del settings["memory"]
+        del settings["memory"], settings["engine"]
         settings["constraints"] = [
             constraints_module.to_config(each) for each in constraints_module.as_list(settings["constraints"])
         ] or None

@@ -57,10 +57,19 @@ class FullPass:
             return self._over_whole(full_batch, rows_per_chunk, rows, totals)
         return functools.partial(self._over_batches, full_batch, rows, totals)
 
+    def inside(self, full_batch: WholeTensors, rows_per_chunk: int) -> tuple[Callable, tuple]:
+        """The pass over whole tensors, for use inside a `tf.function` of the caller.
+
+        Returns:
+            A function of `point, rows, totals` and the flat tensors, which returns what that of `over` returns; and the
+            flat tensors.
+        """
+        data, structure = _flat(full_batch.data)
+        return functools.partial(self._run_whole, structure, rows_per_chunk, full_batch.rows <= rows_per_chunk), data
+
     def _over_whole(self, full_batch, rows_per_chunk, rows, totals):
         """One concrete function of flat tensors: a call costs a fraction of what calling a `tf.function` does."""
-        data = tuple(leaf for leaf in keras.tree.flatten(full_batch.data) if leaf is not None)
-        structure = _Structure(keras.tree.map_structure(lambda leaf: leaf is not None, full_batch.data))
+        data, structure = _flat(full_batch.data)
         whole = self._whole(structure, rows_per_chunk, full_batch.rows <= rows_per_chunk)
         flat = None
 
@@ -128,6 +137,11 @@ class _Structure:
         """The batch with these tensors, in order, where there were tensors, `None` elsewhere."""
         tensors = iter(tensors)
         return keras.tree.map_structure(lambda there: next(tensors) if there else None, self._structure)
+
+
+def _flat(data):
+    tensors = tuple(leaf for leaf in keras.tree.flatten(data) if leaf is not None)
+    return tensors, _Structure(keras.tree.map_structure(lambda leaf: leaf is not None, data))
 
 
 def chunks(full_batch: FullBatch, rows_per_chunk: int):

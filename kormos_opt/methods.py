@@ -7,8 +7,11 @@ from dataclasses import replace
 
 import keras
 import numpy as np
+import tensorflow as tf
 
+from kormos_opt import graph_run
 from kormos_opt.batch_optimizer import ScipyBatchOptimizer
+from kormos_opt.solvers import tfp_graph
 
 
 class _Named(ScipyBatchOptimizer):
@@ -41,6 +44,10 @@ class LBFGS(_Named):
         cache: Whether the training data is kept in memory. Defaults to `"auto"`: up to half of the machine's.
         precision: `"model"` or `"float64"`. Defaults to `"model"`.
         name: Name of the optimizer. Defaults to `"lbfgs"`.
+        engine: `"scipy"`, L-BFGS-B; `"tfp"`, TensorFlow Probability's L-BFGS with the Hager-Zhang line search, one
+            iteration of which is one call of one graph, and whose memory is saved with the model; or `"auto"`: tfp on a
+            TPU, else scipy. The options of tfp are `gtol`, `ftol`, `xtol`, `maxls` (iterations of a line search),
+            `maxiter` and `maxfun`. Defaults to `"scipy"`.
         **kwargs: `bounds`, and the other arguments of `ScipyBatchOptimizer`.
 
     Raises:
@@ -73,13 +80,18 @@ class LBFGS(_Named):
         cache="auto",
         precision="model",
         name="lbfgs",
+        engine="scipy",
         **kwargs,
     ):
         if not (isinstance(memory, (int, np.integer)) and memory > 0):
             raise ValueError(f"Expected a positive integer. Received: memory={memory!r}.")
+        if engine not in ("scipy", "tfp", "auto"):
+            raise ValueError(f'Expected "scipy", "tfp" or "auto". Received: engine={engine!r}.')
+        if engine == "tfp":
+            tfp_graph.check_installed()
         super().__init__(
             tol,
-            options,
+            None,
             iterations_per_epoch=iterations_per_epoch,
             batch_size=batch_size,
             cache=cache,
@@ -87,15 +99,26 @@ class LBFGS(_Named):
             name=name,
             **kwargs,
         )
-        self._untracked.plan = replace(self.plan, memory=int(memory))
+        self.engine = engine
+        is_tpu = isinstance(tf.distribute.get_strategy(), tf.distribute.TPUStrategy)
+        chosen = ("tfp" if is_tpu else "scipy") if engine == "auto" else engine
+        self._untracked.plan = replace(self.plan, options=options, memory=int(memory), engine=chosen)
 
     @property
     def memory(self) -> int:
         """Pairs of changes that are kept."""
         return self.plan.memory
 
+    def build(self, model, Xyw=None):  # noqa: N803
+        """As `BatchOptimizer.build`; for Keras's list of variables it makes those of the solver in the graph too."""
+        was_built = self.built
+        super().build(model, Xyw)
+        if not isinstance(model, keras.Model) and not was_built and self.plan.engine == "tfp":
+            size = sum(int(np.prod(variable.shape)) for variable in model)
+            self._untracked.memory = graph_run.Memory.of(self.add_variable, size, self.memory)
+
     def get_config(self):
-        return {**super().get_config(), "memory": self.memory}
+        return {**super().get_config(), "memory": self.memory, "engine": self.engine}
 
 
 @keras.saving.register_keras_serializable("kormos_opt")

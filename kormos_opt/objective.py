@@ -175,6 +175,31 @@ class Objective:
         (loss,), averages, logs = self._over(batch, "value", x)
         return Evaluation(x, float(loss) / rows, None, logs, averages)
 
+    @property
+    def seeds(self) -> list[keras.Variable]:
+        """The states of the model's seed generators, each of shape `(2,)`."""
+        return [each for each in self._model.non_trainable_variables if each.name == "seed_generator_state"]
+
+    @property
+    def is_eager(self) -> bool:
+        """Whether the model runs without graphs."""
+        return self._model.run_eagerly
+
+    def inside(self, batch: PreparedBatch) -> tuple[Callable, tuple]:
+        """The evaluation for use inside a `tf.function`.
+
+        Returns:
+            A function of x, as a tensor, and the tensors of the data, which returns f, its gradient, the BatchNorm
+            averages and the logs; and the tensors of the data.
+        """
+        run, data = self._passes["gradient"].inside(batch.full_batch, self._rows_per_chunk)
+
+        def evaluate(x, rows, totals, *data):
+            (loss, gradient), averages, logs = run((x,), rows, totals, *data)
+            return loss / rows, gradient / rows, averages, logs
+
+        return evaluate, (batch.rows, batch.totals, *data)
+
     def products(self, x: np.ndarray, p: np.ndarray, batch: PreparedBatch) -> np.ndarray:
         """The Hessian at `x` times `p` of shape `(n,)`, or times every row of `p` of shape `(k, n)`."""
         if p.ndim == 1:

@@ -25,12 +25,8 @@ class Answers(Protocol):
         """The Hessian at `x` times every row of `p`."""
 
 
-class SolverRun:
-    """A solver between its first request and its result.
-
-    Args:
-        solver: The solver, not started.
-        answers: Who answers its requests.
+class Run:
+    """A run of a solver, which a fit advances by iterations.
 
     Attributes:
         accepted: The evaluation at the last accepted iterate, at first the starting point. `None` before the first.
@@ -42,16 +38,12 @@ class SolverRun:
         result: The solver's `OptimizeResult` once it has ended, else `None`.
     """
 
-    def __init__(self, solver: Solver, answers: Answers):
-        self._solver = solver
-        self._answers = answers
-        self._request = None
-        self._evaluations = RecentEvaluations()
+    def __init__(self):
         self.accepted = self.position = self.gradient_norm = self.result = None
         self.nit = self.nfev = self.nhev = 0
 
     def iterate(self) -> bool:
-        """Runs to the next iterate and on to the request behind it, where a solver that has converged ends.
+        """Runs to the next iterate, and to the end of a solver that has converged there.
 
         Returns:
             Whether there was a next iterate; if not, the solver has ended without one.
@@ -59,6 +51,49 @@ class SolverRun:
         Raises:
             ValueError: If f or its gradient is not finite at the starting point.
         """
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Ends the solver and frees what it holds."""
+
+    def interrupted(self, what_next: str) -> OptimizeResult:
+        """A result for a run that did not end by itself."""
+        norm = "" if self.gradient_norm is None else f": the gradient's norm is {self.gradient_norm:.3g}"
+        return self.outcome(False, 1, f"Suspended after {self.nit} iterations, not converged{norm}. {what_next}")
+
+    def outcome(self, success: bool, status: int, message: str) -> OptimizeResult:
+        """A result at the last accepted iterate."""
+        return OptimizeResult(
+            x=self.accepted.x,
+            fun=self.accepted.fun,
+            jac=self.accepted.jac,
+            nit=self.nit,
+            nfev=self.nfev,
+            njev=0 if self.accepted.jac is None else self.nfev,
+            nhev=self.nhev,
+            success=success,
+            status=status,
+            message=message,
+        )
+
+
+class SolverRun(Run):
+    """A solver between its first request and its result.
+
+    Args:
+        solver: The solver, not started.
+        answers: Who answers its requests.
+    """
+
+    def __init__(self, solver: Solver, answers: Answers):
+        super().__init__()
+        self._solver = solver
+        self._answers = answers
+        self._request = None
+        self._evaluations = RecentEvaluations()
+
+    def iterate(self) -> bool:
+        """Runs to the next iterate and on to the request behind it, where a solver that has converged ends."""
         if self._request is None:
             self._send(None)
         if self._accept_if_iterate():
@@ -73,22 +108,6 @@ class SolverRun:
             return False
         self._accept(self.result.x)
         return True
-
-    def interrupted(self, what_next: str) -> OptimizeResult:
-        """A result for a run that did not end by itself."""
-        norm = "" if self.gradient_norm is None else f": the gradient's norm is {self.gradient_norm:.3g}"
-        return OptimizeResult(
-            x=self.accepted.x,
-            fun=self.accepted.fun,
-            jac=self.accepted.jac,
-            nit=self.nit,
-            nfev=self.nfev,
-            njev=0 if self.accepted.jac is None else self.nfev,
-            nhev=self.nhev,
-            success=False,
-            status=1,
-            message=f"Suspended after {self.nit} iterations, not converged{norm}. {what_next}",
-        )
 
     def close(self) -> None:
         """Ends the solver and frees what it holds."""
@@ -109,7 +128,7 @@ class SolverRun:
         self.position = x
         self.nfev += 1
         if self.accepted is None:
-            _check_finite(evaluation)
+            check_finite(evaluation)
             self._take(evaluation)
         self._evaluations.add(evaluation)
         return evaluation
@@ -153,7 +172,8 @@ def _blas():
     return threadpoolctl.ThreadpoolController().select(user_api="blas")
 
 
-def _check_finite(start):
+def check_finite(start: Evaluation) -> None:
+    """Raises `ValueError` if f or its gradient is NaN or inf where a run starts."""
     if not np.isfinite(start.fun):
         raise ValueError(
             "Expected a finite loss at the starting point. "

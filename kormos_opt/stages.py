@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
-from kormos_opt import bounds, constraints, memory
+from kormos_opt import bounds, constraints, graph_run, memory
 from kormos_opt.flat_parameters import FlatParameters
 from kormos_opt.solvers import scipy_methods, scipy_thread
 from kormos_opt.solvers.base import Solver
@@ -27,6 +27,8 @@ class Stage(NamedTuple):
         tol: As scipy takes it.
         bounds: As `ScipyBatchOptimizer` takes them.
         constraints: A list of them.
+        engine: `"scipy"`, or `"tfp"` for L-BFGS in the graph.
+        memory: Pairs of changes that L-BFGS keeps.
     """
 
     method: scipy_methods.Method
@@ -36,6 +38,8 @@ class Stage(NamedTuple):
     tol: float | None
     bounds: Any
     constraints: list
+    engine: str = "scipy"
+    memory: int = 10
 
     @property
     def name(self) -> str:
@@ -51,7 +55,11 @@ class Stage(NamedTuple):
     def check(self, parameters: FlatParameters) -> None:
         """Raises what speaks against this stage, before any work."""
         memory.check_matrices(self.method, parameters.size, bool(self.constraints))
-        bounds.resolve(self.bounds, parameters, self.method)
+        limits = bounds.resolve(self.bounds, parameters, self.method)
+        if self.engine == "tfp" and limits is not None:
+            raise ValueError(
+                f"Expected no bounds for engine='tfp'. Received: bounds={self.bounds!r}. Use engine='scipy'."
+            )
         constraints.resolve(self.constraints, parameters, self.method)
 
     def solver(self, parameters: FlatParameters) -> Solver:
@@ -70,7 +78,7 @@ class Stage(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """The settings of a fit, each for all stages or a list with one for each; `memory` is that of L-BFGS.
+    """The settings of a fit, each for all stages or a list of one for each; `memory` and `engine` are those of L-BFGS.
 
     Raises:
         ValueError: For a method or an option that scipy does not know, or for lists of different lengths.
@@ -84,6 +92,7 @@ class Plan:
     constraints: Any = None
     tol: float | Sequence[float] | None = None
     memory: int = 10
+    engine: str = "scipy"
     stages: tuple[Stage, ...] = field(init=False)
 
     def __post_init__(self):
@@ -108,11 +117,35 @@ class Plan:
         epochs, options = setting("epochs"), dict(setting("options") or {})
         if epochs is not None and not (isinstance(epochs, (int, np.integer)) and epochs > 0):
             raise ValueError(f"Expected a positive integer, a list of them, or None. Received: epochs={self.epochs!r}.")
-        if method.name == "L-BFGS-B":
-            options = {"maxcor": self.memory} | options
-        scipy_thread.check_options(method.name, setting("tol"), options)
+        engine = self.engine if method.name == "L-BFGS-B" else "scipy"
+        if engine == "tfp":
+            tol = {} if setting("tol") is None else {"ftol": setting("tol"), "gtol": setting("tol")}
+            options = _known_to_tfp(tol | options)
+        else:
+            if method.name == "L-BFGS-B":
+                options = {"maxcor": self.memory} | options
+            scipy_thread.check_options(method.name, setting("tol"), options)
         listed = constraints.as_list(self.constraints)
-        return Stage(method, epochs, setting("pretrain_fn"), options, setting("tol"), self.bounds, listed)
+        return Stage(
+            method,
+            epochs,
+            setting("pretrain_fn"),
+            options,
+            setting("tol"),
+            self.bounds,
+            listed,
+            engine,
+            self.memory,
+        )
+
+
+def _known_to_tfp(options):
+    unknown = options.keys() - graph_run.OPTIONS.keys()
+    numbers = all(isinstance(value, (int, float, np.number)) for value in options.values())
+    if unknown or not numbers:
+        known = ", ".join(graph_run.OPTIONS)
+        raise ValueError(f'Expected numbers for {known} with engine="tfp". Received: options={options!r}.')
+    return options
 
 
 def _is_list(value):

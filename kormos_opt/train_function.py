@@ -14,6 +14,7 @@ from kormos_opt import full_batch, precision
 from kormos_opt.chain import Chain
 from kormos_opt.flat_parameters import FlatParameters
 from kormos_opt.full_batch import FullBatch
+from kormos_opt.graph_run import GraphRun
 from kormos_opt.objective import Evaluation, Objective
 from kormos_opt.solver_run import SolverRun
 from kormos_opt.solvers.safeguards import safeguard
@@ -41,6 +42,8 @@ class TrainFunction:
         self._chain = Chain(())
         self._run = None
         if model.built:
+            if not optimizer.built:
+                optimizer.build(model.trainable_variables)
             optimizer.stages[0].check(FlatParameters(model.trainable_variables))
 
     @property
@@ -150,6 +153,11 @@ class TrainFunction:
         self._state = objective.state()
 
     def _must_start(self):
+        if self._run is None and self._optimizer.iterations > 0 and self._optimizer.stages[0].engine == "scipy":
+            _log.info(
+                "The solver starts afresh from the weights: its memory of the iterations before is gone, since neither "
+                "a file nor compile() carries it. LBFGS(engine='tfp') keeps it in its variables."
+            )
         if self._run is None or self.has_ended or self._chain.stages is not self._optimizer.stages:
             return True
         if self._chain.is_between_stages and not self._first:
@@ -170,9 +178,13 @@ class TrainFunction:
             stage.pretrain_fn(self._model)
             self._objective = None
             self._prepare()
-        stage.check(self._objective.parameters)
-        solver = stage.solver(self._objective.parameters)
-        self._run = SolverRun(safeguard(solver, **self._resolution(stage)), self)
+        parameters = self._objective.parameters
+        stage.check(parameters)
+        if stage.engine == "tfp":
+            memory = self._optimizer.memory_for(parameters.size, stage.memory)
+            self._run = GraphRun(self._objective, lambda: self._batch, memory, stage.options, **self._resolution(stage))
+        else:
+            self._run = SolverRun(safeguard(stage.solver(parameters), **self._resolution(stage)), self)
 
     def _iterate(self):
         run = self._run

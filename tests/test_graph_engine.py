@@ -1,0 +1,330 @@
+"""The in-graph engine: the same optimum as scipy's, one graph call per iteration, exact resuming from files, errors."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import kormos_opt
+from kormos_opt import graph_run
+from tests.problems import compiled, linear, network, regression
+from tests.test_resume import flat_weights, whole_and_pieces, with_dropout_and_batchnorm
+
+
+def tfp_engine(**arguments):
+    return kormos_opt.LBFGS(engine="tfp", **arguments)
+
+
+def test_the_ancestors_table_to_the_same_loss():
+    np.random.seed(1)
+    w = np.random.normal(size=50)
+    x = np.random.normal(size=(1000, 50))
+    losses, evaluations = {}, {}
+    for engine in ("scipy", "tfp"):
+        penalty = keras.regularizers.L2(1e-3)
+        model = linear(50, use_bias=False, kernel_regularizer=penalty, kernel_initializer="ones")
+        history = compiled(model, kormos_opt.LBFGS(engine=engine)).fit(x, x @ w[:, None], epochs=40, verbose=0).history
+        losses[engine], evaluations[engine] = history["loss"][-1], history["fg_evals"][-1] / len(history["loss"])
+        assert model.optimizer.result.success, model.optimizer.result.message
+        np.testing.assert_allclose(model.get_weights()[0].ravel(), w, atol=1e-2)
+    assert abs(losses["tfp"] - losses["scipy"]) < 1e-6
+    assert evaluations["scipy"] < evaluations["tfp"] < 3
+
+
+@pytest.mark.parametrize("make", [linear, network, with_dropout_and_batchnorm])
+def test_logs_are_those_of_the_accepted_iterate(make):
+    x, y = regression()
+    model = compiled(make(), tfp_engine(), metrics=["mae"])
+    rows = []
+
+    def look(epoch, logs):
+        objective, batch = model.train_function._objective, model.train_function._batch
+        there = objective.evaluate(model.train_function._run.accepted.x, batch)
+        rows.append((logs["loss"] - there.fun, logs["mae"] - float(there.logs["mae"]), logs["grad"]))
+        assert logs["grad"] == pytest.approx(np.linalg.norm(there.jac), rel=1e-12)
+
+    model.fit(x, y, epochs=6, callbacks=[keras.callbacks.LambdaCallback(on_epoch_end=look)], verbose=0)
+    assert len(rows) == 6
+    np.testing.assert_array_equal([row[:2] for row in rows], 0)
+
+
+def test_an_iteration_is_one_graph_call():
+    x, y = regression()
+    model = compiled(network(), tfp_engine(batch_size=7))
+    model.fit(x, y, epochs=1, verbose=0)
+    run = model.train_function._run
+    (step,) = run._step.values()
+    calls = []
+    key = next(iter(run._step))
+    run._step[key] = lambda *data: calls.append(1) or step(*data)
+    model.fit(x, y, epochs=6, initial_epoch=1, verbose=0)
+    assert len(calls) == 5
+    assert step.experimental_get_tracing_count() == 1
+
+
+def test_no_host_callback_in_the_graph():
+    """A TPU has no way to call Python in the middle of an iteration."""
+    x, y = regression()
+    model = compiled(network(), tfp_engine())
+    model.fit(x, y, epochs=1, verbose=0)
+    run = model.train_function._run
+    (step,) = run._step.values()
+    _, data = model.train_function._objective.inside(_batch(model, x, y))
+    graph = step.get_concrete_function(*data).graph.as_graph_def()
+    types = {node.op for node in graph.node} | {node.op for f in graph.library.function for node in f.node_def}
+    assert "PyFunc" not in types and "EagerPyFunc" not in types and "PyFuncStateless" not in types
+
+
+def _batch(model, x, y):
+    from kormos_opt.full_batch import of_fit
+
+    return model.train_function._objective.prepare(of_fit(model, "auto", x, y, None, None, None, None))
+
+
+@pytest.mark.parametrize("make", [network, with_dropout_and_batchnorm])
+def test_stop_and_resume_is_never_stopped(make):
+    whole, cut, history, rows, *_ = whole_and_pieces(make, (1, 2, 5, 8), tfp_engine)
+    np.testing.assert_array_equal(whole, cut)
+    assert history == rows
+
+
+@pytest.mark.parametrize("make", [network, with_dropout_and_batchnorm])
+@pytest.mark.parametrize("how", ["keras file", "weights file"])
+def test_a_file_carries_the_run(make, how, tmp_path, float64):
+    x, y = regression(dtype="float64")
+    whole = compiled(make(), tfp_engine())
+    start = whole.get_weights()
+    cut = compiled(keras.models.clone_model(whole), tfp_engine())
+    cut.set_weights(start)
+    for one, other in zip(whole.non_trainable_variables, cut.non_trainable_variables, strict=True):
+        other.assign(one)
+    history = whole.fit(x, y, epochs=10, verbose=0).history
+    first = cut.fit(x, y, epochs=4, verbose=0).history
+    if how == "keras file":
+        cut.save(tmp_path / "model.keras")
+        loaded = keras.models.load_model(tmp_path / "model.keras")
+    else:
+        cut.save_weights(tmp_path / "model.weights.h5")
+        loaded = compiled(keras.models.clone_model(cut), tfp_engine())
+        loaded.optimizer.build(loaded.trainable_variables)
+        loaded.load_weights(tmp_path / "model.weights.h5")
+    assert int(loaded.optimizer.iterations) == 4
+    second = loaded.fit(x, y, epochs=10, initial_epoch=4, verbose=0).history
+    assert {name: first[name] + second[name] for name in history} == history
+    np.testing.assert_array_equal(flat_weights(whole), flat_weights(loaded))
+
+
+def test_other_weights_or_data_start_afresh(tmp_path):
+    x, y = regression()
+    model = compiled(network(), tfp_engine())
+    model.fit(x, y, epochs=4, verbose=0)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert loaded.fit(x, y + 1, epochs=5, initial_epoch=4, verbose=0).history["fg_evals"][0] < 6
+
+
+KILLED = """
+    import os, signal, sys
+    import numpy as np, keras
+    import kormos_opt
+    from tests.problems import compiled, network, regression
+
+    keras.utils.set_random_seed(0)
+    keras.config.set_floatx("float64")
+    keras.config.set_dtype_policy("float64")
+    folder, kill_at = sys.argv[1], int(sys.argv[2])
+    model = compiled(network(), kormos_opt.LBFGS(engine="tfp"))
+
+    def kill(epoch, logs):
+        print(epoch, logs["loss"].hex(), flush=True)
+        if epoch == kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    callbacks = [keras.callbacks.BackupAndRestore(folder)] if folder else []
+    callbacks.append(keras.callbacks.LambdaCallback(on_epoch_begin=None, on_epoch_end=kill))
+    model.fit(*regression(dtype="float64"), epochs=9, callbacks=callbacks, verbose=0)
+"""
+
+
+def test_backup_and_restore_after_sigkill(tmp_path):
+    """Killed at the end of an epoch before its backup is written: that epoch is run again, all others once."""
+    script = tmp_path / "train.py"
+    script.write_text(textwrap.dedent(KILLED))
+
+    def run(folder, kill_at):
+        environment = {**os.environ, "PYTHONPATH": os.getcwd()}
+        command = [sys.executable, str(script), folder, str(kill_at)]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment)
+        return done.returncode, [tuple(line.split()) for line in done.stdout.splitlines()]
+
+    _, whole = run("", -1)
+    assert len(whole) == 9
+    code, before = run(str(tmp_path / "backup"), 5)
+    assert code == -signal.SIGKILL
+    _, after = run(str(tmp_path / "backup"), -1)
+    assert before == whole[:6]
+    assert after == whole[9 - len(after) :]
+    assert len(after) in (3, 4)
+
+
+def test_scipys_memory_is_not_in_a_file_and_that_is_said(tmp_path, caplog):
+    x, y = regression()
+    model = compiled(network())
+    model.fit(x, y, epochs=4, verbose=0)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    with caplog.at_level("INFO", logger="kormos_opt"):
+        history = loaded.fit(x, y, epochs=6, initial_epoch=4, verbose=0).history
+    assert "engine='tfp') keeps it" in caplog.text
+    assert history["fg_evals"][0] <= 4
+    assert int(loaded.optimizer.iterations) == 6
+
+
+@pytest.mark.parametrize("options", [{"gtol": 1e-2}, {"ftol": 1e-2}, {"xtol": 1e-1}])
+def test_tolerances_end_the_run(options):
+    x, y = regression()
+    model = compiled(linear(), tfp_engine(options=options))
+    history = model.fit(x, y, epochs=100, verbose=0).history
+    (name,) = options
+    assert len(history["loss"]) < 20
+    assert model.optimizer.result.success
+    assert f"options={{'{name}': ...}} goes further" in model.optimizer.result.message
+
+
+@pytest.mark.parametrize(("name", "limit"), [("maxiter", 3), ("maxfun", 5)])
+def test_limits_end_the_run(name, limit):
+    model = compiled(network(), tfp_engine(options={name: limit}))
+    history = model.fit(*regression(), epochs=100, verbose=0).history
+    assert len(history["loss"]) <= 3
+    assert not model.optimizer.result.success
+    assert f"options={{'{name}': ...}} is reached" in model.optimizer.result.message
+
+
+def test_a_start_at_the_optimum_ends_at_once(float64):
+    x, y = regression(dtype="float64")
+    model = compiled(linear(), tfp_engine(tol=1e-9))
+    model.fit(x, y, epochs=100, verbose=0)
+    assert model.optimizer.result.success
+    again = model.fit(x, y, epochs=100, verbose=0)
+    assert len(again.history["loss"]) == 1
+
+
+def test_a_failed_line_search_keeps_the_last_iterate():
+    """f with a gradient of the wrong sign: no step along it goes down."""
+
+    class Wrong(keras.layers.Layer):
+        def call(self, x):
+            @tf.custom_gradient
+            def identity(x):
+                return tf.identity(x), lambda upstream: -upstream
+
+            return identity(x)
+
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1, kernel_initializer="ones"), Wrong()])
+    before = model.get_weights()
+    compiled(model, tfp_engine()).fit(*regression(), epochs=5, verbose=0)
+    assert "line search found no better point" in model.optimizer.result.message
+    assert not model.optimizer.result.success
+    for one, other in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_not_finite_at_the_start(value):
+    x, y = regression()
+    x[0, 0] = value
+    with pytest.raises(ValueError, match="Expected a finite loss at the starting point"):
+        compiled(linear(), tfp_engine()).fit(x, y, verbose=0)
+
+
+def test_nan_at_a_trial_point_is_backed_off_from(float64):
+    layer = keras.layers.Dense(1, use_bias=False, kernel_initializer=keras.initializers.Constant(0.5))
+    model = keras.Sequential([keras.Input((1,)), layer, keras.layers.Lambda(keras.ops.log)])
+    compiled(model, tfp_engine()).fit(np.ones((4, 1)), np.full((4, 1), -4.0), epochs=100, verbose=0)
+    np.testing.assert_allclose(model.get_weights()[0], np.exp(-4), rtol=1e-3)
+
+
+def test_an_error_in_a_callback_keeps_the_iterate():
+    x, y = regression()
+    model = compiled(network(), tfp_engine())
+    seen = []
+
+    def fail(epoch, logs):
+        seen.append(flat_weights(model))
+        if epoch == 2:
+            raise RuntimeError("in a callback")
+
+    with pytest.raises(RuntimeError, match="in a callback"):
+        model.fit(x, y, epochs=9, callbacks=[keras.callbacks.LambdaCallback(on_epoch_end=fail)], verbose=0)
+    np.testing.assert_array_equal(seen[-1], flat_weights(model))
+    assert len(model.fit(x, y, epochs=9, initial_epoch=3, verbose=0).history["loss"]) == 6
+
+
+@pytest.mark.parametrize("arguments", [{"run_eagerly": True}, {"jit_compile": True}, {}])
+@pytest.mark.parametrize("precision", ["model", "float64"])
+def test_ways_to_run(arguments, precision):
+    x, y = regression()
+    model = compiled(linear(), tfp_engine(precision=precision), **arguments)
+    model.fit(x, y, epochs=30, verbose=0)
+    best = np.linalg.lstsq(np.c_[x, np.ones(len(x))], y, rcond=None)[0].ravel()
+    np.testing.assert_allclose(flat_weights(model), best, atol=1e-3)
+
+
+def test_in_a_chain_with_frozen_layers():
+    x, y = regression()
+    model = network()
+
+    def freeze(model):
+        model.layers[0].trainable = False
+
+    optimizer = tfp_engine(epochs=[3, 4], pretrain_fn=[None, freeze])
+    history = compiled(model, optimizer).fit(x, y, epochs=7, verbose=0).history
+    assert history["stage"] == [0] * 3 + [1] * 4
+    assert all(np.diff(history["loss"]) < 0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        (
+            {"options": {"maxcor": 3}},
+            'Expected numbers for gtol, .* with engine="tfp". Received: options={.maxcor.: 3}',
+        ),
+        ({"options": {"gtol": "x"}}, "Received: options="),
+    ],
+)
+def test_arguments(arguments, match):
+    with pytest.raises(ValueError, match=match):
+        tfp_engine(**arguments)
+
+
+def test_engines():
+    with pytest.raises(ValueError, match="Received: engine='torch'"):
+        kormos_opt.LBFGS(engine="torch")
+    assert kormos_opt.LBFGS(engine="auto").stages[0].engine == "scipy"
+    assert tfp_engine().stages[0].engine == "tfp"
+    assert (
+        kormos_opt.LBFGS.from_config(tfp_engine(memory=4).get_config()).get_config()
+        == tfp_engine(memory=4).get_config()
+    )
+    assert set(graph_run.OPTIONS) == {"gtol", "ftol", "xtol", "maxls", "maxiter", "maxfun"}
+
+
+def test_no_bounds_and_no_streams():
+    x, y = regression()
+    with pytest.raises(ValueError, match="Expected no bounds for engine='tfp'"):
+        compiled(linear(), tfp_engine(bounds={"kernel": (0, None)})).fit(x, y, verbose=0)
+    with pytest.raises(ValueError, match="Use engine='scipy'"):
+        compiled(linear(), tfp_engine(cache=False)).fit(x, y, verbose=0)
+
+
+def test_missing_packages_are_named_with_the_command(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ImportError, match="pip install tensorflow-probability tf-keras"):
+        tfp_engine()
