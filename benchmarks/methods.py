@@ -114,8 +114,8 @@ def main() -> None:
         "# Every method on five problems\n",
         f"    python -m benchmarks.methods --data FOLDER --seconds {arguments.seconds} --output docs/methods.md\n",
         "The loss of the last iterate, the iterations and evaluations up to there, and the seconds of one whole fit,",
-        "tracing included, on two CPU cores. A run ends as `converged` or `stopped` when the method ends, by `time`, or before any",
-        "work where its n x n matrices do not fit in half of the free `memory`.\n",
+        "tracing included, on two CPU cores. A run ends as `converged` or `stopped` when the method ends, by `time`,",
+        "or before any work where its n x n matrices do not fit in half of the free `memory`.\n",
     ]
     for name, (make, precision, what) in PROBLEMS.items():
         if arguments.problem in name:

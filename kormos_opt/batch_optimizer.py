@@ -348,7 +348,7 @@ class ScipyBatchOptimizer(BatchOptimizer):
             constraints_module.to_config(each) for each in constraints_module.as_list(settings["constraints"])
         ] or None
         if isinstance(settings["bounds"], Bounds):
-            settings["bounds"] = np.stack([settings["bounds"].lb, settings["bounds"].ub], axis=1).tolist()
+            settings["bounds"] = {"scipy.optimize.Bounds": dict(vars(settings["bounds"]))}
         return {**super().get_config(), **settings}
 
     @classmethod
@@ -357,6 +357,8 @@ class ScipyBatchOptimizer(BatchOptimizer):
         config = dict(config)
         for name in {"pretrain_fn", "options", "bounds", "constraints"} & config.keys():
             config[name] = keras.saving.deserialize_keras_object(config[name], custom_objects=custom_objects)
+        if isinstance(config.get("bounds"), dict) and "scipy.optimize.Bounds" in config["bounds"]:
+            config["bounds"] = Bounds(**config["bounds"]["scipy.optimize.Bounds"])
         if config.get("constraints"):
             config["constraints"] = [constraints_module.from_config(each) for each in config["constraints"]]
         return cls(**config)

@@ -67,6 +67,8 @@ def _by_position(bounds, parameters):
         pairs = [(_number(low, -np.inf), _number(high, np.inf)) for low, high in bounds]
         lb, ub, keep_feasible = [low for low, _ in pairs], [high for _, high in pairs], False
     try:
+        if not isinstance(bounds, Bounds) and len(lb) != parameters.size:
+            raise ValueError
         return Bounds(*(np.broadcast_to(side, parameters.size).astype("float64") for side in (lb, ub)), keep_feasible)
     except ValueError:
         raise ValueError(

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import keras
 import numpy as np
-from scipy.optimize import LinearConstraint, NonlinearConstraint
+from scipy.optimize import HessianUpdateStrategy, LinearConstraint, NonlinearConstraint
 
 from kormos_opt.flat_parameters import FlatParameters
 from kormos_opt.solvers.scipy_methods import METHODS, Method
@@ -133,9 +133,12 @@ def resolve(constraints: list, parameters: FlatParameters, method: Method) -> li
 def to_config(constraint):
     """What Keras can serialize in place of a constraint of scipy."""
     if isinstance(constraint, LinearConstraint):
-        return {"A": np.asarray(constraint.A), "lb": constraint.lb, "ub": constraint.ub}
+        matrix = constraint.A.toarray() if hasattr(constraint.A, "toarray") else np.asarray(constraint.A)
+        return {"A": matrix, **{name: getattr(constraint, name) for name in ("lb", "ub", "keep_feasible")}}
     if isinstance(constraint, NonlinearConstraint):
-        return {"nonlinear": constraint.fun, "lb": constraint.lb, "ub": constraint.ub, "jac": constraint.jac}
+        names = ("fun", "lb", "ub", "jac", "keep_feasible", "finite_diff_rel_step")
+        config = {name: getattr(constraint, name) for name in names}
+        return config if isinstance(constraint.hess, HessianUpdateStrategy) else {**config, "hess": constraint.hess}
     return constraint
 
 
@@ -143,6 +146,6 @@ def from_config(config):
     """The inverse of `to_config`."""
     if isinstance(config, dict) and "A" in config:
         return LinearConstraint(**config)
-    if isinstance(config, dict) and "nonlinear" in config:
-        return NonlinearConstraint(config["nonlinear"], config["lb"], config["ub"], jac=config["jac"])
+    if isinstance(config, dict) and "keep_feasible" in config:
+        return NonlinearConstraint(**config)
     return config

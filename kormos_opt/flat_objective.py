@@ -21,6 +21,8 @@ class FlatObjective:
     """
 
     def __init__(self, model: keras.Model, optimizer, data):
+        if not model.compiled:
+            raise ValueError("Expected a compiled model. Received: another. Call model.compile(loss=...) first.")
         self._model = model
         self._optimizer = optimizer
         parts = data if isinstance(data, tuple) else (data,)
@@ -48,7 +50,7 @@ class FlatObjective:
         return self.func_and_grad(x)[1]
 
     def func_and_grad(self, x) -> tuple[float, np.ndarray]:
-        """Both. Leaves the weights at `x`."""
+        """Both."""
         x = self._vector(x)
         key = x.tobytes()
         if key not in self._values:

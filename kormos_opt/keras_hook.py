@@ -297,12 +297,31 @@ def reading_float64(model: keras.Model, substitutes, on_output, on_error):
             return stock(layer)
 
     with (
+        _casting_everything(model),
         _replaced(keras.Layer, "__call__", call_layer),
         _replaced(keras.Layer, "_get_regularization_losses", penalties),
         _replaced(keras.losses.Loss, "__call__", call_loss),
         _dtype_of(model._compile_loss),
     ):
         yield
+
+
+@contextlib.contextmanager
+def _casting_everything(model):
+    """Inside, the layers and variables that Keras leaves out of casting (normalization, embeddings) take part in it."""
+    silent_layers = [layer for layer in layers(model) if not layer.autocast]
+    silent_variables = [variable for variable in model.variables if not variable._autocast]
+    try:
+        for layer in silent_layers:
+            layer.autocast = True
+        for variable in silent_variables:
+            variable._autocast = True
+        yield
+    finally:
+        for layer in silent_layers:
+            layer.autocast = False
+        for variable in silent_variables:
+            variable._autocast = False
 
 
 @contextlib.contextmanager

@@ -124,24 +124,24 @@ class _BatchOptimized:
 
 
 def _known(options, method, optimizer):
-    """The options that scipy knows: kormos passed on the others, which scipy ignored with a warning."""
+    """The options that scipy knows, stage by stage: kormos passed on the others, which scipy ignored with a warning."""
     if options is None:
         return None
-    methods = method or [stage.name for stage in optimizer.stages]
-    names = [methods] if isinstance(methods, str) else methods
-    known = {option for name in names for option in scipy_thread.known_options(scipy_methods.method(name).name)} | {
-        option for name in names for option in scipy_methods.method(name).limits
-    }
-    listed = options if isinstance(options, (list, tuple)) else [options]
-    unknown = sorted({name for each in listed for name in each or {} if name not in known})
+    names = method if isinstance(method, (list, tuple)) else [method] if method else None
+    names = [name or "L-BFGS-B" for name in names or [stage.name for stage in optimizer.stages]]
+    listed = list(options) if isinstance(options, (list, tuple)) else [options] * len(names)
+    names = names * len(listed) if len(names) == 1 else names
+    kept, unknown = [], set()
+    for name, each in zip(names, listed, strict=False):
+        found = scipy_methods.method(name)
+        known = {*scipy_thread.known_options(found.name), *found.limits}
+        kept.append({option: value for option, value in (each or {}).items() if option in known})
+        unknown |= {
+            f"{option} ({found.name} knows {', '.join(sorted(known))})" for option in (each or {}).keys() - known
+        }
     if unknown:
-        warnings.warn(
-            f"Left out options that scipy does not know for {', '.join(names)}: {', '.join(unknown)}. "
-            f"Known are {', '.join(sorted(known))}.",
-            stacklevel=4,
-        )
-    kept = [{name: value for name, value in (each or {}).items() if name in known} for each in listed]
-    return kept if isinstance(options, (list, tuple)) else kept[0]
+        warnings.warn(f"Left out options that scipy does not know: {'; '.join(sorted(unknown))}.", stacklevel=4)
+    return kept if len(kept) > 1 else kept[0]
 
 
 @keras.saving.register_keras_serializable("kormos_opt")

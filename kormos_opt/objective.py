@@ -76,7 +76,7 @@ class Objective:
     def __init__(self, model: keras.Model, float64: bool, batch_size: int | None = None):
         self._model = model
         self._float64 = float64
-        self._rows_per_chunk = batch_size
+        self.batch_size = self._rows_per_chunk = batch_size
         self._vectors_per_block = None
         self._counted_losses = 0
         self.parameters = None

@@ -104,10 +104,7 @@ class SolverRun(Run):
                 self._send(answer)
                 if self._accept_if_iterate():
                     return True
-        if np.array_equal(self.result.x, self.accepted.x):
-            return False
-        self._accept(self.result.x)
-        return True
+        return not np.array_equal(self.result.x, self.accepted.x) and self._accept(self.result.x)
 
     def close(self) -> None:
         """Ends the solver and frees what it holds."""
@@ -136,17 +133,22 @@ class SolverRun(Run):
     def _accept_if_iterate(self):
         if self.result is not None or not isinstance(self._request, Iterate):
             return False
-        self._accept(self._request.x)
-        self._send(None)
-        return True
+        if self._accept(self._request.x):
+            self._send(None)
+            return True
+        return False
 
     def _accept(self, x):
-        """Most solvers accept a point where they have just been; the others are followed there."""
+        """Most solvers accept a point where they have just been; the others are followed there. Not to NaN, though."""
         evaluation = self._evaluations.at(x)
         if evaluation is None:
             evaluation = self._evaluate(x, gradient=self.accepted.jac is not None)
+        if not (np.isfinite(evaluation.fun) and (evaluation.jac is None or np.isfinite(evaluation.jac).all())):
+            self.result = self.outcome(False, 3, _WALKED_INTO_NAN)
+            return False
         self._take(evaluation)
         self.nit += 1
+        return True
 
     def _take(self, evaluation):
         if evaluation is not self.accepted:
@@ -160,6 +162,12 @@ class SolverRun(Run):
             self._request = self._solver.send(answer)
         except StopIteration as end:
             self.result = end.value
+
+
+_WALKED_INTO_NAN = (
+    "Stopped: the method accepts a point where the loss is NaN or infinite; the weights are those before it. Keep the "
+    "weights away from there with bounds=, or take a method that backs off, such as L-BFGS-B"
+)
 
 
 def _one_blas_thread():

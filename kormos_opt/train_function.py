@@ -39,12 +39,21 @@ class TrainFunction:
         self._batch = None
         self._row = None
         self._first = True
+        self._is_pretraining = False
         self._chain = Chain(())
         self._run = None
         if model.built:
             if not optimizer.built:
                 optimizer.build(model.trainable_variables)
-            optimizer.stages[0].check(FlatParameters(model.trainable_variables))
+            self._check_stages()
+
+    def _check_stages(self):
+        """Those whose variables are known: a `pretrain_fn` may freeze some."""
+        parameters = FlatParameters(self._model.trainable_variables)
+        for stage in self._optimizer.stages:
+            if stage.pretrain_fn is not None:
+                break
+            stage.check(parameters)
 
     @property
     def has_ended(self) -> bool:
@@ -59,6 +68,11 @@ class TrainFunction:
     @contextlib.contextmanager
     def fitting(self, data: FullBatch):
         """Inside, epochs work on `data`; afterwards nothing holds it any more."""
+        if self._is_pretraining:
+            raise RuntimeError(
+                "Expected a pretrain_fn that does not fit the model: it is in the middle of a fit. "
+                "Received: a call of fit or train_on_batch. Fit before this fit, or give the chain another stage."
+            )
         self._data = data
         self._row = None
         self._chain.messages.clear()
@@ -145,9 +159,10 @@ class TrainFunction:
     def _prepare(self):
         variables = [id(variable) for variable in self._model.trainable_variables]
         objective = self._objective
-        if objective is None or objective.parameters.ids != variables:
+        batch_size = self._optimizer.batch_size
+        if objective is None or objective.parameters.ids != variables or objective.batch_size != batch_size:
             self.close()
-            objective = Objective(self._model, self._optimizer.precision == "float64", self._optimizer.batch_size)
+            objective = Objective(self._model, self._optimizer.precision == "float64", batch_size)
         self._batch = objective.prepare(self._data)
         self._objective = objective
         self._state = objective.state()
@@ -175,9 +190,7 @@ class TrainFunction:
         self.close()
         stage = self._chain.stage
         if stage.pretrain_fn is not None:
-            stage.pretrain_fn(self._model)
-            self._objective = None
-            self._prepare()
+            self._pretrain(stage.pretrain_fn)
         parameters = self._objective.parameters
         stage.check(parameters)
         if stage.engine == "tfp":
@@ -185,6 +198,23 @@ class TrainFunction:
             self._run = GraphRun(self._objective, lambda: self._batch, memory, stage.options, **self._resolution(stage))
         else:
             self._run = SolverRun(safeguard(stage.solver(parameters), **self._resolution(stage)), self)
+
+    def _pretrain(self, pretrain_fn):
+        """The function may freeze layers, so the objective is made anew; it may not take this fit's own place."""
+        model, train_function = self._model, self._model.train_function
+        self._state = self._objective = None
+        self._is_pretraining = True
+        try:
+            pretrain_fn(model)
+        finally:
+            self._is_pretraining = False
+        if model.optimizer is not self._optimizer or model.train_function is not train_function:
+            raise ValueError(
+                "Expected a pretrain_fn that leaves the model compiled as it is: this fit goes on after it. "
+                f"Received: {getattr(pretrain_fn, '__name__', pretrain_fn)}, which compiled the model again. "
+                "Freezing and unfreezing layers needs no compile here; pretrain with another optimizer before fit."
+            )
+        self._prepare()
 
     def _iterate(self):
         run = self._run
@@ -218,6 +248,8 @@ class TrainFunction:
         logs["loss"] = run.accepted.fun
         if run.gradient_norm is not None:
             logs["grad"] = run.gradient_norm
+        elif any(stage.method.derivatives != "none" for stage in chain.stages):
+            logs["grad"] = np.nan
         logs["fg_evals"] = chain.nfev + run.nfev
         logs["hessp_evals"] = chain.nhev + run.nhev
         if len(chain.stages) > 1:

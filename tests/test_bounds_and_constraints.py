@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import scipy.sparse
 from scipy.optimize import Bounds, LinearConstraint, NonlinearConstraint
 from sklearn.linear_model import LinearRegression
 
@@ -69,6 +70,7 @@ def test_the_last_pattern_counts_and_arrays_have_the_shape_of_the_variable():
     ("bounds", "match"),
     [
         ({"kernels": (0, None)}, "Expected patterns that match one of .*kernel.*Received: bounds with 'kernels'"),
+        ([(0, 1)], "Expected bounds for 5 weights. Received: bounds of length 1"),
         ([(0, 1)] * 3, "Expected bounds for 5 weights. Received: bounds of length 3"),
         (Bounds([0, 0], [1, 1]), "Received: bounds of length 2"),
         ({"bias": (2, 1)}, r"Received: \(2.0, 1.0\) for .*bias\[0\], and 0 more"),
@@ -101,13 +103,17 @@ def total(weights):
     return weights["kernel"].sum()
 
 
+def flat_total(x):
+    return x.sum()
+
+
 def total_jac(weights):
     return {"kernel": np.ones_like(weights["kernel"])}
 
 
 CONSTRAINTS = {
     "LinearConstraint": LinearConstraint(np.ones((1, 4)), 1.0, 1.0),
-    "NonlinearConstraint": NonlinearConstraint(np.sum, 1.0, 1.0),
+    "NonlinearConstraint": NonlinearConstraint(flat_total, 1.0, 1.0),
     "dict": {"type": "eq", "fun": lambda x: x.sum() - 1},
     "by name": kormos_opt.VariableConstraint(total, 1.0, 1.0),
     "by name with jac": kormos_opt.VariableConstraint(total, 1.0, 1.0, total_jac),
@@ -150,10 +156,13 @@ def test_an_error_in_a_constraint_reaches_the_caller():
         model.fit(*regression(), verbose=0)
 
 
-@pytest.mark.parametrize("kind", ["LinearConstraint", "by name", "by name with jac"])
+SPARSE = LinearConstraint(scipy.sparse.csr_matrix(np.ones((1, 4))), 1.0, 1.0)
+
+
+@pytest.mark.parametrize("kind", ["LinearConstraint", "NonlinearConstraint", "by name", "by name with jac", "sparse"])
 def test_config_of_constraints_and_bounds(kind):
-    made = kormos_opt.SLSQP(constraints=CONSTRAINTS[kind], bounds={"kernel": (0, None)})
-    with keras.saving.custom_object_scope({"total": total, "total_jac": total_jac}):
+    made = kormos_opt.SLSQP(constraints=CONSTRAINTS.get(kind, SPARSE), bounds={"kernel": (0, None)})
+    with keras.saving.custom_object_scope({"total": total, "total_jac": total_jac, "flat_total": flat_total}):
         again = keras.optimizers.deserialize(keras.optimizers.serialize(made))
     x, y = regression()
     weights = []
@@ -166,9 +175,10 @@ def test_config_of_constraints_and_bounds(kind):
 
 
 def test_bounds_of_scipy_survive_the_config():
-    made = kormos_opt.LBFGS(bounds=Bounds([0, 0], [1, np.inf]))
-    again = kormos_opt.LBFGS.from_config(made.get_config())
-    assert again.plan.bounds == [[0.0, 1.0], [0.0, np.inf]]
+    made = kormos_opt.LBFGS(bounds=Bounds([0, 0], [1, np.inf], keep_feasible=True))
+    again = keras.optimizers.deserialize(keras.optimizers.serialize(made))
+    np.testing.assert_array_equal(again.plan.bounds.ub, [1, np.inf])
+    assert again.plan.bounds.keep_feasible.all()
 
 
 def test_all_classes_take_both_arguments():

@@ -137,3 +137,51 @@ def test_the_result_is_that_of_the_last_stage():
     assert model.optimizer.result.success
     assert model.optimizer.result.nit > 1
     assert model.optimizer.result.fun == model.history.history["loss"][-1]
+
+
+def test_all_stages_are_checked_before_any_work():
+    optimizer = ScipyBatchOptimizer(method=["l-bfgs-b", "newton-cg"], epochs=[3, 3], bounds={"kernel": (-1, 1)})
+    model = compiled(linear(), optimizer)
+    before = model.get_weights()[0].copy()
+    with pytest.raises(ValueError, match="Expected no bounds for Newton-CG"):
+        model.fit(*regression(), epochs=6, verbose=0)
+    np.testing.assert_array_equal(model.get_weights()[0], before)
+
+
+def compiles(model):
+    model.compile(model.optimizer, "mse")
+
+
+def fits(model):
+    model.fit(*regression(), epochs=2, verbose=0)
+
+
+def freezes_and_fails(model):
+    model.layers[0].trainable = False
+    raise RuntimeError("the user's own")
+
+
+@pytest.mark.parametrize(
+    ("pretrain_fn", "error", "match"),
+    [
+        (compiles, ValueError, "Received: compiles, which compiled the model again"),
+        (fits, RuntimeError, "Expected a pretrain_fn that does not fit the model"),
+        (freezes_and_fails, RuntimeError, "the user's own"),
+    ],
+)
+@pytest.mark.parametrize("stage", [0, 1])
+def test_what_a_pretrain_fn_may_not_do(pretrain_fn, error, match, stage):
+    functions = [None, None]
+    functions[stage] = pretrain_fn
+    optimizer = ScipyBatchOptimizer(method=["cg", "bfgs"], epochs=[2, 2], pretrain_fn=functions)
+    model = compiled(network(), optimizer)
+    with pytest.raises(error, match=match):
+        model.fit(*regression(), epochs=4, verbose=0)
+    assert np.isfinite(model.evaluate(*regression(), verbose=0))
+
+
+def test_every_epoch_has_every_column():
+    optimizer = ScipyBatchOptimizer(method=["nelder-mead", "l-bfgs-b"], epochs=[3, 3])
+    history = compiled(linear(), optimizer).fit(*regression(), epochs=6, verbose=0).history
+    assert {len(values) for values in history.values()} == {6}
+    np.testing.assert_array_equal(np.isnan(history["grad"]), [True] * 3 + [False] * 3)

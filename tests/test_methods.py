@@ -114,6 +114,11 @@ def test_an_error_keeps_the_last_iterate_and_leaves_no_thread(name):
     assert threading.active_count() == before
 
 
+def test_display_options_are_no_error_and_say_nothing_at_construction(capsys):
+    ScipyBatchOptimizer(method="bfgs", options={"disp": True, "maxiter": 1})
+    assert capsys.readouterr().out == ""
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_names_in_any_case(name):
     for spelling in (name, name.upper(), name.title()):
@@ -155,6 +160,37 @@ def test_nan_is_backed_off_from_without_derivatives():
     model = keras.Sequential([keras.Input((1,)), layer, keras.layers.Lambda(keras.ops.sqrt)])
     compiled(model, "nelder-mead").fit(np.ones((4, 1)), np.full((4, 1), 0.1), epochs=100, verbose=0)
     np.testing.assert_allclose(model.get_weights()[0], 0.01, atol=1e-4)
+
+
+def test_a_method_that_walks_into_nan_keeps_the_last_finite_iterate():
+    """SLSQP takes the tenth point of its line search, whatever it is; here log(1 - p) with p > 1."""
+    ops = keras.ops
+    model = keras.Sequential(
+        [keras.Input((1,)), keras.layers.Dense(1, kernel_initializer=keras.initializers.Constant(0.1))]
+    )
+    compiled(model, "slsqp", loss=lambda _, p: ops.mean(-ops.log(1 - p) - 1000 * ops.log(p + 1e-3), axis=-1))
+    ones = np.ones((8, 1))
+    history = model.fit(ones, ones, epochs=40, verbose=0).history
+    assert np.isfinite(history["loss"]).all()
+    assert np.isfinite(model.evaluate(ones, ones, verbose=0))
+    assert "accepts a point where the loss is NaN" in model.optimizer.result.message
+    assert not model.optimizer.result.success
+
+
+def test_discarded_cobyqa_runs_stand_in_nobodys_way():
+    """Suspended runs that are collected while another run holds scipy's lock end without it."""
+    x, y = regression()
+    kept = compiled(linear(), "cobyqa")
+    kept.fit(x, y, epochs=3, verbose=0)
+
+    def collect(weights):
+        nonlocal kept
+        kept = None
+        gc.collect()
+        return weights["kernel"].sum()
+
+    constraint = kormos_opt.VariableConstraint(collect, -10, 10)
+    compiled(linear(), kormos_opt.COBYQA(constraints=constraint)).fit(x, y, epochs=3, verbose=0)
 
 
 def test_infinite_second_derivatives_are_an_error():

@@ -41,7 +41,7 @@ def test_sequential_example_of_the_document():
     loss = keras.losses.MeanSquaredError()
     model.compile(loss=loss, optimizer="l-bfgs-b", metrics=["mean_absolute_error"])
     w, x, y, x_val, y_val = regression_of_the_document()
-    with pytest.warns(UserWarning, match="Left out options that scipy does not know for L-BFGS-B: maxcors"):
+    with pytest.warns(UserWarning, match=r"Left out options .* maxcors \(L-BFGS-B knows .*maxcor,"):
         history = model.fit(x=x, y=y, epochs=10, validation_data=(x_val, y_val), options={"maxcors": 3})
     best_fit_weights = np.reshape(model.trainable_weights[0].numpy(), (1, -1))
     assert np.allclose(best_fit_weights, w, 1e-2)
@@ -130,6 +130,31 @@ def test_the_evaluation_batch_is_kormos_default_or_the_argument():
     model.fit_batch(*regression(), batch_size=7, epochs=1, callbacks=[look], verbose=0)
     assert seen == [1024, 7]
     assert model.optimizer.batch_size is None
+
+
+def test_batch_size_of_a_later_fit_counts():
+    """BatchNorm sees the cut of the rows."""
+
+    def losses(*batch_sizes):
+        keras.utils.set_random_seed(0)
+        layers = [keras.Input((4,)), keras.layers.Dense(4, "tanh"), keras.layers.BatchNormalization()]
+        model = compiled(BatchOptimizedSequentialModel([*layers, keras.layers.Dense(1)]), "scipy")
+        start = model.get_weights()
+        for batch_size in batch_sizes:
+            model.set_weights(start)
+            history = model.fit(*regression(), batch_size=batch_size, epochs=2, verbose=0).history
+        return history["loss"]
+
+    assert losses(60, 10) == losses(10) != losses(60)
+
+
+def test_unknown_options_are_left_out_stage_by_stage():
+    model = compiled(BatchOptimizedSequentialModel([keras.Input((4,)), keras.layers.Dense(1)]), "scipy")
+    with pytest.warns(UserWarning, match=r"maxcor \(CG knows"):
+        model.fit(*regression(), epochs=[2, 2], method=["l-bfgs-b", "cg"], options={"maxcor": 3}, verbose=0)
+    with pytest.warns(UserWarning, match=r"maxcor \(CG knows"):
+        options = [{"maxcor": 3}, {"maxcor": 3}]
+        model.fit(*regression(), epochs=[2, 2], method=[None, "cg"], options=options, verbose=0)
 
 
 def test_solver_arguments_need_one_of_our_optimizers():

@@ -36,6 +36,21 @@ def test_float32_model_has_the_loss_of_its_float64_twin(kind):
     np.testing.assert_allclose(here.jac, there.jac, rtol=2e-7, atol=1e-12)
 
 
+@pytest.mark.parametrize(
+    "kind", ["Dense", "LayerNormalization", "GroupNormalization", "BatchNormalization", "Embedding"]
+)
+def test_every_weight_is_read_in_double_precision(kind):
+    """A change far below the resolution of float32 changes f as the gradient says."""
+    model, x, y = model_and_data(kind)
+    objective, batch = prepared(compiled(model, LBFGS(precision="float64")), x, y)
+    here = objective.parameters.ravel()
+    jac = objective.evaluate(here, batch).jac
+    for i in np.flatnonzero(np.abs(jac) > 1e-2):
+        direction = np.eye(here.size)[i]
+        slope = finite_differences(lambda x: objective.evaluate(x, batch).fun, here, direction, step=1e-7)
+        np.testing.assert_allclose(jac[i], slope, rtol=1e-5)
+
+
 def test_goes_on_where_float32_ends():
     x, y = regression(rows=1000, columns=20)
     gradients = {}

@@ -90,15 +90,19 @@ def minimize(
     finally:
         to_scipy.put(_ABANDON)
         if thread.ident is not None:
-            thread.join()
+            # A garbage collection can bring us here in the middle of another run that holds the lock which the thread
+            # needs for its own end: that run must go on, then.
+            thread.join(timeout=None if _lock(method) is None else 0.5)
 
 
 def check_options(method: str, tol: float | None, options: dict) -> None:
     """Raises `ValueError` for options that scipy does not know, by letting scipy solve a problem of two unknowns."""
     small = {name: None if np.ndim(value) else value for name, value in options.items()}  # arrays have the model's size
+    small |= {name: False for name in ("disp", "verbose", "iprint") if name in small}
     answers = {"fun": lambda x: x @ x, "fun_and_jac": lambda x: (x @ x, 2 * x), "product": lambda x, p: 2 * p}
     with warnings.catch_warnings():
-        warnings.simplefilter("error", scipy.optimize.OptimizeWarning)
+        warnings.filterwarnings("ignore", category=scipy.optimize.OptimizeWarning)
+        warnings.filterwarnings("error", "Unknown solver options", scipy.optimize.OptimizeWarning)
         try:
             functions = _functions(scipy_methods.method(method), **answers)
             result = scipy.optimize.minimize(x0=np.ones(2), method=method, tol=tol, options=small, **functions)

@@ -74,7 +74,7 @@ def iterate(value_and_gradients: Callable, state: State, max_line_search_iterati
 
 
 def wall(state: State, x: tf.Tensor, fun: tf.Tensor, jac: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """`fun` and `jac` at `x`, or those of a parabola with its minimum a quarter of the way there if they are not finite.
+    """`fun` and `jac` at `x`; if they are not finite, those of a parabola with its minimum a quarter of the way there.
 
     The same as in `solvers/safeguards.py`, where it is explained.
     """
