@@ -1,0 +1,108 @@
+"""Export, saving, pickling and copying of compiled and trained models, with both engines and in the middle of a fit."""
+
+import copy
+import importlib.util
+import pickle
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import kormos_opt
+from tests.problems import compiled, network, regression
+from tests.test_resume import flat_weights
+
+ENGINES = ["scipy", "tfp"]
+READ = """
+import sys, numpy as np, tensorflow as tf
+x, folder, out = np.load(sys.argv[1]), sys.argv[2], sys.argv[3]
+loaded = tf.saved_model.load(folder)
+call = loaded.serve if hasattr(loaded, "serve") else lambda x: loaded.signatures["serving_default"](x)
+found = call(tf.constant(x))
+np.save(out, found if not isinstance(found, dict) else next(iter(found.values())))
+assert not [name for name in sys.modules if name.startswith("kormos_opt")]
+"""
+
+
+def trained(engine, epochs=3):
+    x, y = regression()
+    model = compiled(network(), kormos_opt.LBFGS(engine=engine), metrics=["mae"])
+    model.fit(x, y, epochs=epochs, verbose=0)
+    return model, x, y
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("how", ["export", "saved_model"])
+def test_saved_model_without_kormos_opt(engine, how, tmp_path):
+    model, x, _ = trained(engine)
+    if how == "export":
+        model.export(tmp_path / "model", verbose=False)
+    else:
+        signature = tf.function(lambda x: model(x)).get_concrete_function(tf.TensorSpec((None, 4), "float32"))
+        tf.saved_model.save(model, str(tmp_path / "model"), signatures=signature)
+    np.save(tmp_path / "x.npy", x)
+    arguments = [str(tmp_path / name) for name in ("x.npy", "model", "out.npy")]
+    subprocess.run([sys.executable, "-c", READ, *arguments], check=True, capture_output=True)
+    np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), model.predict(x, batch_size=len(x), verbose=0))
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("tf2onnx") is None, reason="the converter of Keras's ONNX export is missing"
+)
+def test_onnx(tmp_path):
+    model, *_ = trained("scipy")
+    model.export(tmp_path / "model.onnx", format="onnx", verbose=False)
+    assert (tmp_path / "model.onnx").stat().st_size > 0
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_load_model_gives_back_the_optimizer_with_its_settings(engine, tmp_path):
+    model, x, _ = trained(engine)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert loaded.optimizer.get_config() == model.optimizer.get_config()
+    assert int(loaded.optimizer.iterations) == 3
+    np.testing.assert_array_equal(loaded.predict(x, verbose=0), model.predict(x, verbose=0))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_saving_in_the_middle_of_a_fit(engine, tmp_path):
+    """From callbacks: whole models, weights, and a SavedModel; the fit goes on as if nothing had happened."""
+    x, y = regression()
+    alone = compiled(network(), kormos_opt.LBFGS(engine=engine))
+    saved = compiled(keras.models.clone_model(alone), kormos_opt.LBFGS(engine=engine))
+    saved.set_weights(alone.get_weights())
+    callbacks = [
+        keras.callbacks.ModelCheckpoint(tmp_path / "{epoch}.keras"),
+        keras.callbacks.ModelCheckpoint(tmp_path / "{epoch}.weights.h5", save_weights_only=True),
+        keras.callbacks.LambdaCallback(
+            on_epoch_end=lambda epoch, logs: epoch == 1 and saved.export(tmp_path / "export", verbose=False)
+        ),
+    ]
+    expected = alone.fit(x, y, epochs=4, verbose=0).history
+    assert saved.fit(x, y, epochs=4, callbacks=callbacks, verbose=0).history == expected
+    loaded = keras.models.load_model(tmp_path / "4.keras")
+    np.testing.assert_array_equal(flat_weights(loaded), flat_weights(alone))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("epochs", [0, 3])
+@pytest.mark.parametrize("how", ["pickle", "deepcopy", "clone_model"])
+def test_copies(engine, epochs, how):
+    model, x, y = trained(engine, epochs)
+    if how == "clone_model":
+        copied = keras.models.clone_model(model)
+        copied.set_weights(model.get_weights())
+        copied.compile(optimizer=type(model.optimizer).from_config(model.optimizer.get_config()), loss="mse")
+    else:
+        copied = pickle.loads(pickle.dumps(model)) if how == "pickle" else copy.deepcopy(model)
+    assert copied.optimizer.get_config() == model.optimizer.get_config()
+    np.testing.assert_array_equal(flat_weights(copied), flat_weights(model))
+    before = flat_weights(model)
+    copied.fit(x, y, epochs=2, verbose=0)
+    assert np.abs(flat_weights(copied) - before).max() > 0
+    np.testing.assert_array_equal(flat_weights(model), before)
+    assert kormos_opt.LBFGS.from_config(model.optimizer.get_config()).result is None
