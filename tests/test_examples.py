@@ -3,11 +3,12 @@
 import runpy
 import sys
 
+import keras
 import numpy as np
 import pandas as pd
 import pytest
 
-from examples import data, mnist, movielens
+from examples import burgers, data, mnist, movielens
 
 
 def test_demo(capsys):
@@ -75,3 +76,34 @@ def test_missing_data_is_generated_and_said(monkeypatch, capsys):
     assert x.shape == (60000, 784)
     assert y.shape == (60000, 10)
     assert capsys.readouterr().out.count("generated") == 2
+
+
+@pytest.mark.parametrize("engine", ["scipy", "tfp"])
+def test_burgers(engine, tmp_path, monkeypatch, capsys):
+    picture = tmp_path / "picture.png"
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    arguments = ["--engine", engine, "--adam", "30", "--epochs", "100", "--rows", "200", "--picture", str(picture)]
+    monkeypatch.setattr(sys, "argv", ["burgers", *arguments])
+    try:
+        burgers.main()
+    finally:
+        keras.config.set_floatx("float32")
+        keras.config.set_dtype_policy("float32")
+    adam, lbfgs = (
+        float(line.partition("loss ")[2].partition(",")[0])
+        for line in capsys.readouterr().out.splitlines()
+        if "relative L2 error" in line
+    )
+    assert lbfgs < 0.5 * adam
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_exact_solution_solves_the_equation():
+    """Difference quotients of the quadrature, at points away from the shock."""
+    x, t, h = np.linspace(-0.9, 0.9, 7), np.full(7, 0.5), 1e-4
+    u = burgers.exact(x, t)
+    u_t = (burgers.exact(x, t + h) - burgers.exact(x, t - h)) / (2 * h)
+    u_x = (burgers.exact(x + h, t) - burgers.exact(x - h, t)) / (2 * h)
+    u_xx = (burgers.exact(x + h, t) - 2 * u + burgers.exact(x - h, t)) / h**2
+    np.testing.assert_allclose(u_t + u * u_x, burgers.VISCOSITY * u_xx, atol=1e-6)
+    np.testing.assert_allclose(burgers.exact(x, np.full(7, 1e-9)), -np.sin(np.pi * x), atol=1e-6)
