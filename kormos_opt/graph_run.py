@@ -203,7 +203,8 @@ class GraphRun(Run):
                 self._count.assign_add(1)
                 return tfp_graph.wall(state, x, fun, jac)
 
-            after, failed = tfp_graph.iterate(value_and_gradients, state, self._options["maxls"])
+            nit = tf.cast(memory.nit.value, tf.int32)
+            after, failed = tfp_graph.iterate(value_and_gradients, state, nit, self._options["maxls"])
             for name, value in after._asdict().items():
                 getattr(memory, name).assign(value)
             parameters.assign(after.position)

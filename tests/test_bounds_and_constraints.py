@@ -125,6 +125,8 @@ CONSTRAINTS = {
 @pytest.mark.parametrize("kind", CONSTRAINTS)
 def test_least_squares_with_a_given_sum(name, kind, float64):
     """Closed form: the Lagrange conditions of min |x w - y|^2 / n with sum(w) = 1."""
+    if name == "COBYLA" and tuple(map(int, scipy.__version__.split(".")[:2])) < (1, 16):
+        pytest.skip("takes no equalities before scipy 1.16")
     x, y = signed()
     gram, right = 2 * x.T @ x / len(x), 2 * x.T @ y.ravel() / len(x)
     conditions = np.block([[gram, np.ones((4, 1))], [np.ones((1, 4)), np.zeros((1, 1))]])

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 import kormos_opt
 from kormos_opt import graph_run
-from tests.problems import compiled, linear, network, regression
+from tests.problems import compiled, linear, network, prepared, regression
 from tests.test_resume import flat_weights, whole_and_pieces, with_dropout_and_batchnorm
 
 
@@ -34,7 +34,31 @@ def test_the_ancestors_table_to_the_same_loss():
         assert model.optimizer.result.success, model.optimizer.result.message
         np.testing.assert_allclose(model.get_weights()[0].ravel(), w, atol=1e-2)
     assert abs(losses["tfp"] - losses["scipy"]) < 1e-6
-    assert evaluations["scipy"] < evaluations["tfp"] < 3
+    assert evaluations["scipy"] < evaluations["tfp"] < 3.5
+
+
+def test_iterates_are_those_of_one_long_call_of_tfp(float64):
+    """`lbfgs_minimize` by hand on the same objective, its tests of convergence switched off."""
+    import tensorflow_probability as tfp
+
+    x, y = regression(dtype="float64")
+    model = compiled(network(), tfp_engine(options={"gtol": 0.0, "ftol": -1.0}))
+    objective, batch = prepared(model, x, y)
+    start = objective.parameters.ravel()
+
+    def fun_and_jac(x):
+        evaluation = objective.evaluate(x.numpy(), batch)
+        return tf.constant(evaluation.fun, tf.float64), tf.constant(evaluation.jac)
+
+    never = dict.fromkeys(("tolerance", "x_tolerance", "f_relative_tolerance", "f_absolute_tolerance"), -1.0)
+    long = tfp.optimizer.lbfgs_minimize(
+        fun_and_jac, initial_position=start, max_iterations=25, max_line_search_iterations=30, **never
+    )
+    objective.parameters.assign(start)
+    history = model.fit(x, y, epochs=25, verbose=0).history
+    np.testing.assert_allclose(history["loss"][-1], float(long.objective_value), rtol=1e-9)
+    np.testing.assert_allclose(flat_weights(model), long.position, rtol=1e-6)
+    assert history["fg_evals"][-1] == int(long.num_objective_evaluations)
 
 
 @pytest.mark.parametrize("make", [linear, network, with_dropout_and_batchnorm])

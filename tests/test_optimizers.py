@@ -20,7 +20,11 @@ SETTINGS = {
     "precision": "float64",
     "name": "mine",
 }
-NOT_SET = {"max_cache_entries": 10, **dict.fromkeys(("epochs", "pretrain_fn", "bounds", "constraints"))}
+NOT_SET = {
+    "max_cache_entries": 10,
+    "engine": "scipy",
+    **dict.fromkeys(("epochs", "pretrain_fn", "bounds", "constraints")),
+}
 
 
 def test_config_round_trip():

@@ -33,12 +33,15 @@ class State(NamedTuple):
     gradient_deltas: tf.Tensor
 
 
-def iterate(value_and_gradients: Callable, state: State, max_line_search_iterations: int) -> tuple[State, tf.Tensor]:
+def iterate(
+    value_and_gradients: Callable, state: State, num_iterations: tf.Tensor, max_line_search_iterations: int
+) -> tuple[State, tf.Tensor]:
     """One iteration of L-BFGS with the Hager-Zhang line search.
 
     Args:
         value_and_gradients: f and its gradient at a float64 tensor of shape `(n,)`.
         state: Where the iteration starts.
+        num_iterations: How many there were before: of so many changes, at most, TFP makes use.
         max_line_search_iterations: Of the line search.
 
     Returns:
@@ -52,7 +55,7 @@ def iterate(value_and_gradients: Callable, state: State, max_line_search_iterati
     previous = lbfgs.LBfgsOptimizerResults(
         converged=tf.constant(False),
         failed=tf.constant(False),
-        num_iterations=tf.constant(0),
+        num_iterations=num_iterations,
         num_objective_evaluations=tf.constant(0),
         **state._asdict(),
     )
@@ -65,7 +68,7 @@ def iterate(value_and_gradients: Callable, state: State, max_line_search_iterati
         x_tolerance=_NEVER,
         f_relative_tolerance=_NEVER,
         f_absolute_tolerance=_NEVER,
-        max_iterations=1,
+        max_iterations=num_iterations + 1,
         max_line_search_iterations=max_line_search_iterations,
     )
     failed = after.failed | ~(after.objective_value <= state.objective_value)
