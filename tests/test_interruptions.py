@@ -97,7 +97,15 @@ def test_error_in_the_middle_of_a_line_search(error, monkeypatch):
     assert model.fit(x, y, epochs=2, verbose=0).history["fg_evals"][0] <= 3
 
 
-def test_ctrl_c_between_two_iterations():
+@pytest.fixture
+def interruptible():
+    """A process that was started in the background ignores SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_between_two_iterations(interruptible):
     """SIGINT arrives while the solver is suspended."""
     x, y = regression()
     model, accepted = compiled(network()), Accepted()

@@ -20,7 +20,8 @@ SETTINGS = {
     "precision": "float64",
     "name": "mine",
 }
-NOT_SET = {
+NOT_SET = {"max_cache_entries": 10, "engine": "scipy"}
+NOT_SET |= dict.fromkeys(("epochs", "pretrain_fn", "bounds", "constraints"))
     "max_cache_entries": 10,
     "engine": "scipy",
     **dict.fromkeys(("epochs", "pretrain_fn", "bounds", "constraints")),
