@@ -22,10 +22,6 @@ SETTINGS = {
 }
 NOT_SET = {"max_cache_entries": 10, "engine": "scipy"}
 NOT_SET |= dict.fromkeys(("epochs", "pretrain_fn", "bounds", "constraints"))
-    "max_cache_entries": 10,
-    "engine": "scipy",
-    **dict.fromkeys(("epochs", "pretrain_fn", "bounds", "constraints")),
-}
 
 
 def test_config_round_trip():
