@@ -14,7 +14,7 @@ from kormos_opt import constraints as constraints_module
 from kormos_opt import train_step
 from kormos_opt.flat_objective import FlatObjective
 from kormos_opt.graph_run import Memory
-from kormos_opt.stages import Plan
+from kormos_opt.stages import Plan, is_positive_integer
 from kormos_opt.train_function import TrainFunction
 
 _NO_STEP_SETTINGS = {
@@ -86,11 +86,11 @@ class BatchOptimizer(keras.optimizers.Optimizer):
         for argument, value in kwargs.items():
             reason = _NO_STEP_SETTINGS.get(argument, "it is no argument of this class")
             raise ValueError(f"Expected no `{argument}`: {reason}. Received: {argument}={value!r}. Leave it out.")
-        if not _is_positive_integer(iterations_per_epoch):
+        if not is_positive_integer(iterations_per_epoch):
             raise ValueError(f"Expected a positive integer. Received: iterations_per_epoch={iterations_per_epoch!r}.")
-        if batch_size is not None and not _is_positive_integer(batch_size):
+        if batch_size is not None and not is_positive_integer(batch_size):
             raise ValueError(f"Expected a positive integer or None. Received: batch_size={batch_size!r}.")
-        if not _is_positive_integer(max_cache_entries):
+        if not is_positive_integer(max_cache_entries):
             raise ValueError(f"Expected a positive integer. Received: max_cache_entries={max_cache_entries!r}.")
         if keras.backend.standardize_dtype(dtype) != "float64":
             raise ValueError(f"Expected float64, in which scipy computes. Received: dtype={dtype!r}. Leave it out.")
@@ -362,7 +362,3 @@ class ScipyBatchOptimizer(BatchOptimizer):
         if config.get("constraints"):
             config["constraints"] = [constraints_module.from_config(each) for each in config["constraints"]]
         return cls(**config)
-
-
-def _is_positive_integer(value):
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and value > 0

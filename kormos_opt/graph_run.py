@@ -15,11 +15,13 @@ from kormos_opt.full_batch import WholeTensors
 from kormos_opt.objective import Evaluation, Objective, PreparedBatch
 from kormos_opt.solver_run import Run, check_finite
 from kormos_opt.solvers import tfp_graph
+from kormos_opt.solvers.safeguards import LITTLE
+from kormos_opt.solvers.scipy_messages import CONVERGED, LIMIT, NO_BETTER_POINT
 
 OPTIONS = {"gtol": 1e-5, "ftol": 2.2e-9, "xtol": 0.0, "maxls": 30, "maxiter": None, "maxfun": None}
 _TRACED = 64  # evaluations of an iteration whose metrics are remembered
 _SEEDS = 64  # seed generators whose states are kept: Keras's files do not
-_LITTLE = 1000  # times what f can show: little enough to be left when a line search fails
+_OPTION = "options={{'{}': ...}}"
 
 
 class Memory(NamedTuple):
@@ -98,10 +100,10 @@ class GraphRun(Run):
         failed, change, nfev, matches, logs, averages = self._advance(batch)
         self.nfev += nfev
         if failed:
-            if self._is_at_resolution(change, _LITTLE):
+            if self._is_at_resolution(change, LITTLE):
                 self._end(True, 0, self._at_resolution())
             else:
-                self._end(False, 2, _NO_BETTER_POINT)
+                self._end(False, 2, NO_BETTER_POINT)
             return False
         x, jac = self._memory.position.numpy(), self._memory.objective_gradient.numpy()
         fun = float(self._memory.objective_value.numpy())
@@ -242,9 +244,9 @@ class GraphRun(Run):
         elif np.linalg.norm(step) < options["xtol"]:
             self._end(True, 0, _converged("the last step was shorter than `xtol`", "xtol"))
         elif options["maxiter"] is not None and self.nit >= options["maxiter"]:
-            self._end(False, 1, _limit("maxiter"))
+            self._end(False, 1, LIMIT.format(_OPTION.format("maxiter")))
         elif options["maxfun"] is not None and self.nfev >= options["maxfun"]:
-            self._end(False, 1, _limit("maxfun"))
+            self._end(False, 1, LIMIT.format(_OPTION.format("maxfun")))
 
     def _is_at_resolution(self, change, times):
         return self._resolution is not None and change <= times * self._resolution * abs(self.accepted.fun)
@@ -258,15 +260,5 @@ class GraphRun(Run):
         self.result = self.outcome(success, status, message)
 
 
-_NO_BETTER_POINT = (
-    "Stopped: the line search found no better point. Either the loss is as low as its rounding errors let it be seen "
-    '(precision="float64" sees more), or its gradient is wrong or not continuous'
-)
-
-
 def _converged(why, option):
-    return f"Converged: {why}. A smaller options={{'{option}': ...}} goes further"
-
-
-def _limit(option):
-    return f"Stopped: options={{'{option}': ...}} is reached. A larger value goes further"
+    return CONVERGED.format(why, _OPTION.format(option))

@@ -12,6 +12,7 @@ import tensorflow as tf
 from kormos_opt import graph_run
 from kormos_opt.batch_optimizer import ScipyBatchOptimizer
 from kormos_opt.solvers import tfp_graph
+from kormos_opt.stages import is_positive_integer
 
 
 class _Named(ScipyBatchOptimizer):
@@ -83,7 +84,7 @@ class LBFGS(_Named):
         engine="scipy",
         **kwargs,
     ):
-        if not (isinstance(memory, (int, np.integer)) and memory > 0):
+        if not is_positive_integer(memory):
             raise ValueError(f"Expected a positive integer. Received: memory={memory!r}.")
         if engine not in ("scipy", "tfp", "auto"):
             raise ValueError(f'Expected "scipy", "tfp" or "auto". Received: engine={engine!r}.')

@@ -115,7 +115,7 @@ class Plan:
 
         method = scipy_methods.method(setting("method") or "L-BFGS-B")
         epochs, options = setting("epochs"), dict(setting("options") or {})
-        if epochs is not None and not (isinstance(epochs, (int, np.integer)) and epochs > 0):
+        if epochs is not None and not (is_positive_integer(epochs)):
             raise ValueError(f"Expected a positive integer, a list of them, or None. Received: epochs={self.epochs!r}.")
         engine = self.engine if method.name == "L-BFGS-B" else "scipy"
         if engine == "tfp":
@@ -146,6 +146,11 @@ def _known_to_tfp(options):
         known = ", ".join(graph_run.OPTIONS)
         raise ValueError(f'Expected numbers for {known} with engine="tfp". Received: options={options!r}.')
     return options
+
+
+def is_positive_integer(value) -> bool:
+    """Whether `value` is an integer above 0, and no truth value."""
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and value > 0
 
 
 def _is_list(value):

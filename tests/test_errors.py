@@ -26,6 +26,7 @@ def fails(match, error=ValueError):
         ({"memory": 2.5}, "Received: memory=2.5"),
         ({"iterations_per_epoch": 0}, "Received: iterations_per_epoch=0"),
         ({"batch_size": -1}, "Received: batch_size=-1"),
+        ({"memory": True}, "Received: memory=True"),
         ({"cache": "never"}, "Received: cache='never'"),
         ({"cache": 0}, "Received: cache=0"),
         ({"options": {"maxcor": 0}}, "Received: options={.*'maxcor': 0.*ERROR"),

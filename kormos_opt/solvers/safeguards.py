@@ -10,7 +10,7 @@ from scipy.optimize import OptimizeResult
 
 from kormos_opt.solvers.base import Evaluate, HessianProduct, Iterate, RecentEvaluations, Solver, Value
 
-_LITTLE = 1000  # times what f can show: little enough to be left
+LITTLE = 1000  # times what f can show: little enough to be left
 
 
 def safeguard(solver: Solver, dtype: str = "float64", resolution: float | None = None) -> Solver:
@@ -103,7 +103,7 @@ class _Watch:
         self._last = x
         if self._first_change is None:
             self._first_change = change
-        return change <= self._visible and self._first_change <= _LITTLE * self._visible
+        return change <= self._visible and self._first_change <= LITTLE * self._visible
 
 
 def _converged(iterate, nit, nfev, dtype):

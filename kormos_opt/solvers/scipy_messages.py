@@ -1,33 +1,33 @@
-"""What scipy says at the end of a run, in words that a person can act on."""
+"""What is said at the end of a run, in words that a person can act on, for scipy's own words and for our runs."""
 
-_CONVERGED = "Converged: {}. A smaller {} goes further"
-_LIMIT = "Stopped: {} is reached. A larger value goes further"
+CONVERGED = "Converged: {}. A smaller {} goes further"
+LIMIT = "Stopped: {} is reached. A larger value goes further"
 _AS_LOW_AS_SEEN = 'Either the loss is as low as its rounding errors let it be seen (precision="float64" sees more), or '
-_NO_BETTER_POINT = (
+NO_BETTER_POINT = (
     f"Stopped: the line search found no better point. {_AS_LOW_AS_SEEN}its gradient is wrong or not continuous"
 )
 _INFEASIBLE = "Stopped: the constraints do not hold. Check that they can all hold"
 
 # By the beginning of scipy's own words.
 _ADVICE = {
-    "CONVERGENCE: RELATIVE REDUCTION": _CONVERGED.format(
+    "CONVERGENCE: RELATIVE REDUCTION": CONVERGED.format(
         "the last iteration lowered the loss by less than `ftol`", "options={'ftol': ...}"
     ),
-    "CONVERGENCE: NORM OF PROJECTED GRADIENT": _CONVERGED.format(
+    "CONVERGENCE: NORM OF PROJECTED GRADIENT": CONVERGED.format(
         "no component of the gradient is larger than `gtol`", "options={'gtol': ...}"
     ),
-    "Local minimum reached": _CONVERGED.format("the gradient is smaller than `gtol`", "options={'gtol': ...}"),
-    "Optimization terminated successfully": _CONVERGED.format("within the tolerances of the method", "tol"),
-    "`gtol` termination condition": _CONVERGED.format("the gradient is smaller than `gtol`", "tol"),
-    "`xtol` termination condition": _CONVERGED.format("the trust region is smaller than `xtol`", "tol"),
-    "Converged (": _CONVERGED.format("the last iteration changed less than the tolerances", "tol"),
-    "Return from COBYLA because the trust region radius": _CONVERGED.format("the trust region is at `tol`", "tol"),
-    "The lower bound for the trust-region radius": _CONVERGED.format("the trust region is at its smallest", "tol"),
-    "ABNORMAL": _NO_BETTER_POINT,
-    "Desired error": _NO_BETTER_POINT,
-    "Warning: Desired error": _NO_BETTER_POINT,
-    "Linear search failed": _NO_BETTER_POINT,
-    "Positive directional derivative": _NO_BETTER_POINT,
+    "Local minimum reached": CONVERGED.format("the gradient is smaller than `gtol`", "options={'gtol': ...}"),
+    "Optimization terminated successfully": CONVERGED.format("within the tolerances of the method", "tol"),
+    "`gtol` termination condition": CONVERGED.format("the gradient is smaller than `gtol`", "tol"),
+    "`xtol` termination condition": CONVERGED.format("the trust region is smaller than `xtol`", "tol"),
+    "Converged (": CONVERGED.format("the last iteration changed less than the tolerances", "tol"),
+    "Return from COBYLA because the trust region radius": CONVERGED.format("the trust region is at `tol`", "tol"),
+    "The lower bound for the trust-region radius": CONVERGED.format("the trust region is at its smallest", "tol"),
+    "ABNORMAL": NO_BETTER_POINT,
+    "Desired error": NO_BETTER_POINT,
+    "Warning: Desired error": NO_BETTER_POINT,
+    "Linear search failed": NO_BETTER_POINT,
+    "Positive directional derivative": NO_BETTER_POINT,
     "A bad approximation": (
         f"Stopped: the quadratic model predicts no improvement. {_AS_LOW_AS_SEEN}its derivatives are wrong or not "
         "continuous"
@@ -39,14 +39,14 @@ _ADVICE = {
     "Inequality constraints incompatible": _INFEASIBLE,
     "Constraint violation exceeds": _INFEASIBLE,
     "Did not converge to a solution satisfying": _INFEASIBLE,
-    "STOP: TOTAL NO. OF ITERATIONS": _LIMIT.format("options={'maxiter': ...}"),
-    "STOP: TOTAL NO. OF F,G EVALUATIONS": _LIMIT.format("options={'maxfun': ...}"),
-    "Iteration limit reached": _LIMIT.format("options={'maxiter': ...}"),
-    "Max. number of function evaluations": _LIMIT.format("options={'maxfun': ...}"),
-    "Maximum number of": _LIMIT.format("a limit given in `options`"),
-    "Warning: Maximum number of": _LIMIT.format("a limit given in `options`"),
-    "Return from COBYLA because the objective function has been evaluated": _LIMIT.format("options={'maxiter': ...}"),
-    "The maximum number of": _LIMIT.format("a limit given in `options`"),
+    "STOP: TOTAL NO. OF ITERATIONS": LIMIT.format("options={'maxiter': ...}"),
+    "STOP: TOTAL NO. OF F,G EVALUATIONS": LIMIT.format("options={'maxfun': ...}"),
+    "Iteration limit reached": LIMIT.format("options={'maxiter': ...}"),
+    "Max. number of function evaluations": LIMIT.format("options={'maxfun': ...}"),
+    "Maximum number of": LIMIT.format("a limit given in `options`"),
+    "Warning: Maximum number of": LIMIT.format("a limit given in `options`"),
+    "Return from COBYLA because the objective function has been evaluated": LIMIT.format("options={'maxiter': ...}"),
+    "The maximum number of": LIMIT.format("a limit given in `options`"),
 }
 
 
