@@ -8,6 +8,7 @@ import numpy as np
 
 from kormos_opt import full_batch, keras_hook
 from kormos_opt.objective import Objective
+from kormos_opt.replicas import Replicas
 from kormos_opt.train_function import TrainFunction
 
 
@@ -27,8 +28,9 @@ class FlatObjective:
         self._optimizer = optimizer
         parts = data if isinstance(data, tuple) else (data,)
         x, y, sample_weight = (*parts, None, None)[:3]
-        self._data = full_batch.of_fit(model, optimizer.cache, x, y, sample_weight, None, optimizer.batch_size, None)
-        self._objective = Objective(model, optimizer.precision == "float64", optimizer.batch_size)
+        replicas = Replicas.of(model)
+        self._data = full_batch.of_fit(replicas, optimizer.cache, x, y, sample_weight, None, optimizer.batch_size, None)
+        self._objective = Objective(model, optimizer.precision == "float64", optimizer.batch_size, replicas)
         with self._listening():
             self._batch = self._objective.prepare(self._data)
         self._values = OrderedDict()

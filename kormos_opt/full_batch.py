@@ -1,9 +1,11 @@
 """The training data of one fit, all of it: whole tensors where possible, else a list of batches or a stream.
 
 `WholeTensors` are cut into chunks by the objective, inside one `tf.function`. `BatchList` keeps what cannot be
-joined (sparse, ragged, changing shapes) and streams what shall not be kept.
+joined (sparse, ragged, changing shapes) and streams what shall not be kept. Under a strategy each holds the rows of
+this process.
 """
 
+import logging
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -11,89 +13,136 @@ import keras
 import tensorflow as tf
 
 from kormos_opt import keras_hook, memory
+from kormos_opt.replicas import Replicas
+from kormos_opt.stream import Stream
+
+_log = logging.getLogger("kormos_opt")
 
 
 class WholeTensors(NamedTuple):
     """All rows in dense tensors.
 
     Attributes:
-        data: What `train_step` takes, each tensor with all rows.
-        rows: How many there are.
+        data: What `train_step` takes, each tensor with all rows; under a strategy a value for each replica.
+        rows: How many there are in this process.
     """
 
     data: tuple
     rows: int
+    steps = 1
 
 
 class BatchList(NamedTuple):
     """Batches one after the other, iterated anew at every evaluation.
 
     Attributes:
-        batches: The batches, each what `train_step` takes.
-        rows: How many rows they have together.
+        batches: The batches, each what `train_step` takes: a list, or a `Stream`.
+        rows: How many rows they have together in this process.
     """
 
     batches: Iterable
     rows: int
 
+    @property
+    def steps(self) -> int:
+        """How many batches a stream draws in a pass, 1 for those in memory."""
+        return max(self.batches.batches, 1) if isinstance(self.batches, Stream) else 1
+
 
 FullBatch = WholeTensors | BatchList
 
 
-def of_fit(model: keras.Model, cache: bool | str, x, y, sample_weight, class_weight, batch_size, steps_per_epoch):
+def of_fit(
+    replicas: Replicas | None, cache: bool | str, x, y, sample_weight, class_weight, batch_size, steps_per_epoch
+) -> FullBatch:
     """The full batch of the data arguments of `fit`.
 
     Args:
-        model: The model they are for.
+        replicas: Those of the model's strategy.
         cache: Whether to keep the data in memory; `"auto"` as long as it takes at most half of the machine's.
+        x: As in `fit`, like the following.
+        y: As in `fit`.
+        sample_weight: As in `fit`.
+        class_weight: As in `fit`.
+        batch_size: As in `fit`.
+        steps_per_epoch: As in `fit`.
 
     Raises:
-        ValueError: Without a row, or if the data never ends.
+        ValueError: If the data never ends, or shall be streamed and can be drawn only once.
         MemoryError: With `cache="auto"`, if data that can be drawn only once does not fit.
     """
     if cache and steps_per_epoch is None:
         arrays = keras_hook.whole_arrays(x, y, sample_weight, class_weight)
         if arrays is not None:
-            return _whole(keras.tree.map_structure(_to_tensor, arrays))
-    batches = keras_hook.Batches(model, x, y, sample_weight, class_weight, batch_size, steps_per_epoch)
+            if replicas is not None:
+                arrays = replicas.share(arrays, _rows(arrays))
+            return _whole(keras.tree.map_structure(_to_tensor, arrays), replicas)
+    batches = keras_hook.Batches(replicas, x, y, sample_weight, class_weight, batch_size, steps_per_epoch)
+    can_be_streamed = keras_hook.can_be_read_again(x)
     if cache is False:
-        if not keras_hook.can_be_read_again(x):
+        if not can_be_streamed:
             raise ValueError(
                 "Expected data that can be read again for cache=False: every evaluation is a pass over all of it. "
                 f"Received: x of type {type(x).__name__}. Use a PyDataset, a tf.data.Dataset, or cache='auto'."
             )
-        return _checked(BatchList(batches, sum(int(keras_hook.rows_of(batch)) for batch in batches)))
-    return of_batches(batches, budget=memory.half_of_all() if cache == "auto" else None)
+        return _streamed(batches)
+    try:
+        return of_batches(batches, replicas, budget=memory.half_of_all() if cache == "auto" else None)
+    except _OverBudgetError as error:
+        if not can_be_streamed:
+            raise MemoryError(
+                f"Expected training data of at most {error.budget / 2**30:.1f} GiB, half of the memory there is, or "
+                f"data that can be read again. Received: a {type(x).__name__} with more than that. If it never ends, "
+                "pass steps_per_epoch=; else make it a PyDataset or a tf.data.Dataset."
+            ) from None
+        _log.warning(
+            "The training data takes more than %.1f GiB, half of the memory there is: every evaluation reads it anew. "
+            "cache=False says so from the start, cache=True keeps it all the same.",
+            error.budget / 2**30,
+        )
+    return _streamed(batches)
 
 
-def of_batches(batches: Iterable, budget: float | None = None) -> FullBatch:
+NO_ROWS = "Expected training data with at least one row. Received: none."
+
+
+class _OverBudgetError(Exception):
+    def __init__(self, budget):
+        super().__init__()
+        self.budget = budget
+
+
+def of_batches(batches: Iterable, replicas: Replicas | None, budget: float | None = None) -> FullBatch:
     """Draws all batches once and keeps them, joined to whole tensors where their shapes allow it."""
     kept, size = [], 0
     for batch in batches:
         kept.append(keras.tree.map_structure(_to_tensor, batch))
         size += sum(_bytes(leaf) for leaf in keras.tree.flatten(kept[-1]))
         if budget is not None and size > budget:
-            raise MemoryError(
-                f"Expected training data of at most {budget / 2**30:.1f} GiB, half of this machine's memory. "
-                f"Received: {size / 2**30:.1f} GiB after {len(kept)} batches, and more to come. If the data never "
-                "ends, pass steps_per_epoch=. If it is that large, give the optimizer cache=False."
-            )
-    rows = sum(int(keras_hook.rows_of(batch)) for batch in kept)
+            raise _OverBudgetError(budget)
+    if not kept:
+        if replicas is None or replicas.workers == 1:
+            raise ValueError(NO_ROWS)
+        kept = [batches.no_rows()]
     if len(kept) == 1 and _is_dense(kept[0]):
-        return _whole(kept[0])
-    if kept and _can_join(kept):
-        return _whole(keras.tree.map_structure(_join, *kept))
-    return _checked(BatchList(kept, rows))
+        return _whole(kept[0], replicas)
+    if _can_join(kept):
+        return _whole(keras.tree.map_structure(_join, *kept), replicas)
+    return BatchList(kept, sum(_rows(batch) for batch in kept))
 
 
-def _whole(data):
-    return _checked(WholeTensors(data, int(keras_hook.rows_of(data))))
+def _streamed(batches):
+    stream = Stream(batches)
+    return BatchList(stream, stream.rows)
 
 
-def _checked(full_batch):
-    if full_batch.rows == 0:
-        raise ValueError("Expected training data with at least one row. Received: none.")
-    return full_batch
+def _whole(data, replicas):
+    rows = _rows(data)
+    return WholeTensors(data if replicas is None else replicas.distribute(data, rows), rows)
+
+
+def _rows(batch):
+    return int(keras_hook.rows_of(batch))
 
 
 def _to_tensor(leaf):

@@ -142,23 +142,23 @@ class GraphRun(Run):
 
     def _goes_on(self, x, batch):
         """Whether the variables are those of a run that stands at these weights, with this f."""
-        memory, usual = self._memory, self._objective.state()
+        memory, usual = self._memory, self._objective.state.save()
         here = self._objective.parameters.round(memory.position.numpy())
         if not (int(memory.is_running) and np.array_equal(here, x)):
             return False
-        for seed, value in zip(self._objective.seeds, memory.seeds.numpy(), strict=False):
+        for seed, value in zip(self._objective.state.seeds, memory.seeds.numpy(), strict=False):
             seed.assign(value)
         evaluation = self._objective.evaluate(memory.position.numpy(), batch)
         same = evaluation.fun == float(memory.objective_value)
         if not (same and np.array_equal(evaluation.jac, memory.objective_gradient.numpy())):
-            self._objective.restore(usual)
+            self._objective.state.restore(usual)
             return False
         self.nit, self.nfev = int(memory.nit), int(memory.nfev)
         self._take(evaluation)
         return True
 
     def _seeds(self):
-        states = [seed.numpy() for seed in self._objective.seeds[:_SEEDS]]
+        states = [seed.numpy() for seed in self._objective.state.seeds[:_SEEDS]]
         return np.reshape(states + [[0, 0]] * (_SEEDS - len(states)), (_SEEDS, 2)).astype("int64")
 
     def _take(self, evaluation):

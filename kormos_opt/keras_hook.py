@@ -21,10 +21,13 @@ import keras
 import tensorflow as tf
 from keras.src.backend import AutocastScope, get_autocast_scope, get_keras_mask
 from keras.src.backend.tensorflow import nn as tensorflow_nn
+from keras.src.backend.tensorflow import trainer as tensorflow_trainer
 from keras.src.backend.tensorflow.trainer import TensorFlowTrainer, TFEpochIterator
+from keras.src.losses import loss as loss_module
 from keras.src.trainers.data_adapters import array_data_adapter, array_slicing, get_data_adapter
 from keras.src.trainers.trainer import Trainer
 from keras.src.utils import io_utils
+from tensorflow.python.distribute.input_ops import auto_shard_dataset
 
 
 def install(names: dict[str, type]) -> None:
@@ -37,6 +40,8 @@ def install(names: dict[str, type]) -> None:
     if not hasattr(TensorFlowTrainer.fit, "_kormos_opt_stock"):
         TensorFlowTrainer.make_train_function = _asking(TensorFlowTrainer.make_train_function, _make_train_function)
         TensorFlowTrainer.fit = _asking(TensorFlowTrainer.fit, _fit)
+        TensorFlowTrainer.make_test_function = _asking(TensorFlowTrainer.make_test_function, _make_test_function)
+        TensorFlowTrainer._maybe_symbolic_build = _asking(TensorFlowTrainer._maybe_symbolic_build, _symbolic_build)
         Trainer.compile = _knowing(names, Trainer.compile)  # where `load_model` looks for it
 
 
@@ -74,12 +79,6 @@ def _make_train_function(stock, model, force=False):
                 f"{model.dtype_policy.name!r}, for which compile() wrapped the optimizer in a LossScaleOptimizer. "
                 'Use "mixed_bfloat16" or "float32", or compile(..., auto_scale_loss=False).'
             )
-        if model._distribute_strategy is not None:
-            raise ValueError(
-                "Expected a model on one device. "
-                f"Received: a model made in the scope of a {type(model._distribute_strategy).__name__}. "
-                "Make and compile the model outside of the scope."
-            )
         model.train_function = model.optimizer.make_train_function(model)
 
 
@@ -94,8 +93,8 @@ def _fit(stock, model, *args, **kwargs):
     arguments["validation_batch_size"] = arguments["validation_batch_size"] or arguments["batch_size"]
     full_batch = train_function.collect(**{name: arguments.pop(name) for name in _DATA_ARGUMENTS})
     call = inspect.signature(stock).bind(
-        x=tf.data.Dataset.from_tensors(0).repeat(),
-        steps_per_epoch=model.steps_per_execution,
+        x=_empty_batches(model),
+        steps_per_epoch=model.steps_per_execution * full_batch.steps,
         shuffle=False,
         **arguments,
     )
@@ -108,6 +107,51 @@ def _fit(stock, model, *args, **kwargs):
 
 
 _DATA_ARGUMENTS = ("x", "y", "sample_weight", "class_weight", "batch_size", "steps_per_epoch", "shuffle")
+
+
+def _empty_batches(model):
+    batches = tf.data.Dataset.from_tensors(0).repeat()
+    if model._distribute_strategy is None:
+        return batches
+    return model.distribute_strategy.distribute_datasets_from_function(lambda context: batches)
+
+
+def _symbolic_build(stock, model, iterator=None, data_batch=None):
+    """Under a strategy Keras builds from the mean of the parts of a batch, and fails where they differ in rows."""
+    strategy = model._distribute_strategy
+    if strategy is None or _is_built(model):
+        return
+    if data_batch is None:
+        *_, batches = next(iter(iterator))
+        data_batch = keras.tree.map_structure(
+            lambda leaf: None if leaf is None else strategy.experimental_local_results(leaf)[0], next(batches)
+        )
+    build(model, data_batch)
+
+
+def _is_built(model):
+    compiled = [each for each in (model._compile_metrics, model._compile_loss) if each is not None]
+    return all(layer.built for layer in layers(model)) and all(each.built for each in compiled)
+
+
+def _make_test_function(stock, model, force=False):
+    """With several workers Keras takes the mean of a scalar along its first axis, which it does not have."""
+    if model.test_function is not None and not force:
+        return
+    stock(model, force)
+    test_function = model.test_function
+    if not isinstance(model._distribute_strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        return
+
+    def reducing(iterator):
+        with _replaced(tensorflow_trainer, "reduce_per_replica", _mean_over_replicas):
+            return test_function(iterator)
+
+    model.test_function = reducing
+
+
+def _mean_over_replicas(stock, values, strategy, reduction):
+    return keras.tree.map_structure(lambda value: strategy.reduce("MEAN", value, axis=None), values)
 
 
 def _refuse_learning_rate_callbacks(callbacks):
@@ -144,17 +188,22 @@ def _is_sparse(array):
 
 
 class Batches:
-    """The batches that the stock loop would draw in one epoch, as often as they are asked for.
+    """The batches of one epoch that this process has to see, as often as they are asked for, read ahead by two.
+
+    With several workers they are the shard of this one: of the files, or of every so many elements, as the
+    `AutoShardPolicy` of the data set says.
 
     Args:
-        model: The model, for its distribution strategy.
+        replicas: Those of the model's strategy, `None` if it has none.
         **data: The data arguments of `fit`.
 
     Raises:
         ValueError: If they never end.
     """
 
-    def __init__(self, model, x, y, sample_weight, class_weight, batch_size, steps_per_epoch):
+    def __init__(self, replicas, x, y, sample_weight, class_weight, batch_size, steps_per_epoch):
+        self._replicas = replicas
+        self._steps = steps_per_epoch
         self._iterator = TFEpochIterator(
             x=x,
             y=y,
@@ -163,7 +212,7 @@ class Batches:
             batch_size=batch_size,
             steps_per_epoch=steps_per_epoch,
             shuffle=False,
-            distribute_strategy=model.distribute_strategy,
+            distribute_strategy=self,
         )
         if steps_per_epoch is None and _is_infinite(x):
             raise ValueError(
@@ -172,6 +221,14 @@ class Batches:
                 "Pass steps_per_epoch=, or leave out .repeat()."
             )
 
+    def experimental_distribute_dataset(self, dataset):
+        """What Keras asks of a strategy: here, the shard of this process."""
+        if self._replicas is not None and self._replicas.workers > 1:
+            if self._steps is not None:
+                dataset = dataset.take(self._steps)
+            dataset = auto_shard_dataset(dataset, self._replicas.workers, self._replicas.worker)
+        return dataset.prefetch(2)
+
     def __iter__(self):
         self._iterator.reset()
         for *_, iterator in self._iterator:
@@ -179,7 +236,21 @@ class Batches:
                 batch = next(iterator)
             except (StopIteration, tf.errors.OutOfRangeError):
                 return
-            yield batch
+            yield from self._local(batch)
+
+    def no_rows(self):
+        """A batch without rows, of the dtypes and inner shapes of the others."""
+
+        def zeros(spec):
+            return tf.zeros([0, *(size or 1 for size in spec.shape[1:])], spec.dtype)
+
+        return keras.tree.map_structure(zeros, self._iterator._distributed_dataset.element_spec)
+
+    def _local(self, batch):
+        """The batches of the replicas of this process, if the data set came distributed."""
+        if any(isinstance(leaf, tf.distribute.DistributedValues) for leaf in keras.tree.flatten(batch)):
+            return [part for part in self._replicas.parts(batch) if rows_of(part) > 0]
+        return [batch]
 
 
 def _is_infinite(x):
@@ -197,6 +268,28 @@ def rows_of(batch) -> tf.Tensor:
     """The number of rows of a batch, counted as the stock train step does: in the first input."""
     x, _, _ = keras.utils.unpack_x_y_sample_weight(batch)
     return tf.shape(next(leaf for leaf in keras.tree.flatten(x) if leaf is not None))[0]
+
+
+def known_rows_of(batch) -> int:
+    """`rows_of`, for a batch whose shapes are known while a graph is traced."""
+    x, _, _ = keras.utils.unpack_x_y_sample_weight(batch)
+    return next(leaf for leaf in keras.tree.flatten(x) if leaf is not None).shape[0]
+
+
+def strategy_of(model: keras.Model) -> tf.distribute.Strategy | None:
+    """The `tf.distribute` strategy that the model was made under, `None` if there was none."""
+    return model._distribute_strategy
+
+
+def build(model: keras.Model, batch) -> None:
+    """Makes the variables of the model, its metrics and its optimizer, as a strategy needs them before the first step.
+
+    Args:
+        model: A compiled model, made under a strategy.
+        batch: A batch, or the specifications of its tensors.
+    """
+    with model.distribute_strategy.scope():
+        model._symbolic_build(data_batch=batch)
 
 
 @contextlib.contextmanager
@@ -230,6 +323,16 @@ def corrected_losses(correct):
         return correct(loss, value, y_true, y_pred, get_keras_mask(y_pred), sample_weight)
 
     with _replaced(keras.losses.Loss, "__call__", call):
+        yield
+
+
+@contextlib.contextmanager
+def undivided_losses():
+    """Inside, the loss of a replica is that of its batch: Keras would divide its means by the number of replicas."""
+    with (
+        _replaced(loss_module, "scale_loss_for_distribution", lambda stock, loss: loss),
+        _replaced(loss_module, "unscale_loss_for_distribution", lambda stock, loss: loss),
+    ):
         yield
 
 

@@ -11,7 +11,6 @@ One evaluation of whole tensors is one call of one `tf.function`.
 
 import contextlib
 import functools
-import logging
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -19,14 +18,15 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from kormos_opt import full_pass, keras_hook, memory, precision, train_step
+from kormos_opt import chunk_size, full_pass, keras_hook, precision, train_step
+from kormos_opt.batch_pass import BatchPass
 from kormos_opt.flat_parameters import FlatParameters
-from kormos_opt.full_batch import FullBatch
-from kormos_opt.full_pass import FullPass
+from kormos_opt.full_batch import NO_ROWS, BatchList, FullBatch, WholeTensors
+from kormos_opt.full_pass import FullPass, Outcome, Terms
 from kormos_opt.loss_reductions import LossReductions
-
-_BLOCK_BYTES = 512 * 2**20
-_log = logging.getLogger("kormos_opt")
+from kormos_opt.model_state import ModelState
+from kormos_opt.replica_pass import ReplicaPass
+from kormos_opt.replicas import Replicas
 
 
 class Evaluation(NamedTuple):
@@ -52,7 +52,7 @@ class PreparedBatch(NamedTuple):
 
     Attributes:
         full_batch: The data.
-        rows: How many rows it has, as a float64 tensor.
+        rows: How many rows there are in all processes, as a float64 tensor.
         totals: The number of valid entries of each masked or weighted loss, float64 of shape `(losses,)`.
         passes: The passes over it, by name, made when they are first needed.
     """
@@ -70,95 +70,100 @@ class Objective:
         model: A compiled model whose optimizer is ours. `prepare` builds it if it is not built.
         float64: Whether to compute in double precision, whatever the dtypes of the model. A model of float64 layers
             always does: its losses, which Keras would cast to `floatx()`, are kept in float64.
-        batch_size: Rows of a chunk. Defaults to `None`: as many as take 64 MiB of intermediate results.
+        batch_size: Rows of a chunk, or `"auto"` for as many as fit, measured. Defaults to `None`: as many as take
+            64 MiB of intermediate results.
+        replicas: Those of the model's strategy. Defaults to `None`: it has none.
+
+    Attributes:
+        parameters: The weights as a vector.
+        state: The state that a pass moves.
     """
 
-    def __init__(self, model: keras.Model, float64: bool, batch_size: int | None = None):
+    def __init__(
+        self,
+        model: keras.Model,
+        float64: bool,
+        batch_size: int | str | None = None,
+        replicas: Replicas | None = None,
+    ):
         self._model = model
         self._float64 = float64
-        self.batch_size = self._rows_per_chunk = batch_size
-        self._vectors_per_block = None
+        self.batch_size = batch_size
+        self._rows_per_chunk = self._vectors_per_block = None
+        self._replicas = replicas
         self._counted_losses = 0
+        self._logs = {}
         self.parameters = None
-        compiled = (
-            (lambda function: function)
-            if model.run_eagerly
-            else functools.partial(tf.function, autograph=False, reduce_retracing=True)
-        )
-        self._counts = compiled(self._run_counts)
-        whole_pass = functools.partial(FullPass, model, begin=self._begin, finish=self._finish)
-        scalar = functools.partial(tf.zeros, (), tf.float64)
+        self.state = ModelState(model)
         self._passes = {
-            "gradient": whole_pass(self._gradient_terms, lambda x: (scalar(), tf.zeros_like(x))),
-            "value": whole_pass(self._value_terms, lambda x: (scalar(),)),
-            "product": whole_pass(self._product_terms, lambda x, p: (tf.zeros_like(p),)),
-            "products": whole_pass(self._products_terms, lambda x, p: (tf.zeros_like(p),)),
+            "gradient": self._full_pass(self._gradient_terms, lambda x: ((), x.shape), lambda: self._logs),
+            "value": self._full_pass(self._value_terms, lambda x: ((),), lambda: self._logs),
+            "product": self._full_pass(self._product_terms, lambda x, p: (p.shape,)),
+            "products": self._full_pass(self._products_terms, lambda x, p: (p.shape,)),
+            "counts": self._full_pass(self._count_terms, lambda x: ((self._counted_losses,),)),
         }
 
+    def _full_pass(self, of_chunk, *shapes_and_logs):
+        terms = Terms(of_chunk, *shapes_and_logs)
+        arguments = self._model, self.state, lambda x: self.parameters.assign(x), terms
+        return FullPass(*arguments) if self._replicas is None else ReplicaPass(*arguments, self._replicas)
+
     def prepare(self, full_batch: FullBatch) -> PreparedBatch:
-        """Builds the model, chooses the size of a chunk, and counts the valid entries where losses need them."""
-        rows = tf.constant(full_batch.rows, tf.float64)
-        batch = PreparedBatch(full_batch, rows, tf.zeros((0,), tf.float64), {})
+        """Builds the model, chooses the size of a chunk, and counts the valid entries where losses need them.
+
+        Raises:
+            ValueError: Without a row.
+        """
+        rows = full_batch.rows if self._replicas is None else self._replicas.sum_of_rows(full_batch.rows)
+        if rows == 0:
+            raise ValueError(NO_ROWS)
+        batch = PreparedBatch(full_batch, tf.constant(rows, tf.float64), tf.zeros((0,), tf.float64), {})
         if self.parameters is None:
-            self._build(next(self._chunks(full_batch)), batch)
+            self._build(self._first_chunk(full_batch), batch)
         if self._counted_losses:
-            batch = batch._replace(totals=self._totals(batch))
+            (totals,), *_ = self._over(batch, "counts", self.parameters.ravel())
+            batch = batch._replace(totals=totals, passes={})
         return batch
 
     def _build(self, chunk, batch):
         spec = keras.tree.map_structure(full_pass.any_rows, chunk)
-        eager = self._model.run_eagerly
-        if eager:
-            was_built, state = self._model.built, self.state()
-            self._run_counts(chunk, batch.rows)
+        uncounted = tf.TensorSpec((0,), tf.float64)
+        if self._replicas is not None:
+            keras_hook.build(self._model, spec)
+        elif self._model.run_eagerly:
+            was_built, state = self._model.built, self.state.save()
+            self._count_terms((), chunk, batch.rows, batch.totals)
             if was_built:
-                self.restore(state)
+                self.state.restore(state)
         elif not self._model.built:
-            self._counts.get_concrete_function(spec, batch.rows)
+            self._passes["counts"].graph((), spec, batch.rows, uncounted)
         self.parameters = FlatParameters(self._model.trainable_variables)
-        x = tf.TensorSpec((self.parameters.size,), tf.float64)
-        totals = tf.TensorSpec((None,), tf.float64)
-        graph = self._passes["gradient"].graph((x,), spec, batch.rows, totals)
-        self._rows_per_chunk = self._rows_at_a_time(graph, self._rows_per_chunk)
-        self._vectors_per_block = self._vectors_that_fit(graph, min(self._rows_per_chunk, int(batch.rows)))
+        point = (tf.TensorSpec((self.parameters.size,), tf.float64),)
+        graph = self._passes["gradient"].graph(point, spec, batch.rows, tf.TensorSpec((None,), tf.float64))
+        usual = chunk_size.rows_that_fit(graph)
+        has_averages = bool(self.state.averages)
+        self._rows_per_chunk = chunk_size.of(graph, self.batch_size, may_cut=not has_averages)
+        wanted = self.batch_size or usual
+        self._vectors_per_block = chunk_size.vectors_that_fit(graph, min(wanted, int(batch.rows)), self.parameters.size)
 
-    def _rows_at_a_time(self, graph, wanted):
-        """The rows that were asked for, unless they would fill the memory; BatchNorm needs them as they are."""
-        if not wanted:
-            return full_pass.rows_that_fit(graph)
-        most = wanted if graph is None else full_pass.rows_that_fit(graph, memory.eighth_of_all())
-        if most >= wanted or self._averages():
-            return wanted
-        _log.warning(
-            "batch_size=%d rows would take about %.1f GiB of intermediate results: %d rows are evaluated at a time.",
-            wanted,
-            full_pass.bytes_per_row(graph) * wanted / 2**30,
-            most,
-        )
-        return most
+    def _first_chunk(self, full_batch):
+        if not isinstance(full_batch, WholeTensors):
+            return next(iter(full_batch.batches))
+        data = full_batch.data if self._replicas is None else self._replicas.parts(full_batch.data)[0]
+        return full_pass.rows_of(data, 0, chunk_size.FEWEST_ROWS)
 
-    def _vectors_that_fit(self, graph, rows):
-        """Vectors to multiply the Hessian with at once. `tf.vectorized_map` cannot look inside the loops of an RNN."""
-        if graph is None or full_pass.has_loops(graph):
-            return 1
-        return int(np.clip(_BLOCK_BYTES // max(full_pass.bytes_per_row(graph) * rows, 1), 1, self.parameters.size))
-
-    def _chunks(self, full_batch):
-        return full_pass.chunks(full_batch, self._rows_per_chunk or full_pass.FEWEST_ROWS)
-
-    def _totals(self, batch):
-        state = self.state()
-        try:
-            return tf.add_n([self._counts(chunk, batch.rows) for chunk in self._chunks(batch.full_batch)])
-        finally:
-            self.restore(state)
-
-    def _over(self, batch, name, *point):
+    def _over(self, batch, name, *point) -> Outcome:
+        point = tuple(tf.constant(array) for array in point)
+        if isinstance(batch.full_batch, BatchList):
+            return self._steps(batch, name, point).finish()
         if name not in batch.passes:
-            batch.passes[name] = self._passes[name].over(
+            batch.passes[name] = self._passes[name].over_whole(
                 batch.full_batch, self._rows_per_chunk, batch.rows, batch.totals
             )
-        return batch.passes[name](tuple(tf.constant(array) for array in point))
+        return batch.passes[name](point)
+
+    def _steps(self, batch, name, point):
+        return BatchPass(self._passes[name], batch.full_batch.batches, point, batch.rows, batch.totals)
 
     def evaluate(self, x: np.ndarray, batch: PreparedBatch, gradient: bool = True) -> Evaluation:
         """f, its gradient and the metrics at `x`, float64 of shape `(n,)`. Leaves the weights at `x`.
@@ -168,17 +173,20 @@ class Objective:
             batch: The data.
             gradient: Whether the gradient is computed. Defaults to `True`.
         """
-        rows = batch.full_batch.rows
-        if gradient:
-            (loss, jac), averages, logs = self._over(batch, "gradient", x)
-            return Evaluation(x, float(loss) / rows, jac.numpy() / rows, logs, averages)
-        (loss,), averages, logs = self._over(batch, "value", x)
-        return Evaluation(x, float(loss) / rows, None, logs, averages)
+        return self._evaluation(x, batch, self._over(batch, "gradient" if gradient else "value", x))
 
-    @property
-    def seeds(self) -> list[keras.Variable]:
-        """The states of the model's seed generators, each of shape `(2,)`."""
-        return [each for each in self._model.non_trainable_variables if each.name == "seed_generator_state"]
+    def begin(self, x: np.ndarray, batch: PreparedBatch, gradient: bool = True) -> BatchPass:
+        """`evaluate` over batches, which the caller goes through one at a time."""
+        return self._steps(batch, "gradient" if gradient else "value", (tf.constant(x),))
+
+    def end(self, steps: BatchPass, x: np.ndarray, batch: PreparedBatch) -> Evaluation:
+        """The evaluation at `x` that `begin` began."""
+        return self._evaluation(x, batch, steps.finish())
+
+    def _evaluation(self, x, batch, outcome):
+        rows = float(batch.rows)
+        loss, *jac = outcome.sums
+        return Evaluation(x, float(loss) / rows, jac[0].numpy() / rows if jac else None, outcome.logs, outcome.averages)
 
     @property
     def is_eager(self) -> bool:
@@ -202,9 +210,10 @@ class Objective:
 
     def products(self, x: np.ndarray, p: np.ndarray, batch: PreparedBatch) -> np.ndarray:
         """The Hessian at `x` times `p` of shape `(n,)`, or times every row of `p` of shape `(k, n)`."""
+        rows = float(batch.rows)
         if p.ndim == 1:
-            (product,), _, _ = self._over(batch, "product", x, p)
-            return product.numpy() / batch.full_batch.rows
+            (product,), *_ = self._over(batch, "product", x, p)
+            return product.numpy() / rows
         block = min(self._vectors_per_block, len(p))
         if block == 1:
             return np.stack([self.products(x, vector, batch) for vector in p])
@@ -212,38 +221,9 @@ class Objective:
         for start in range(0, len(p), block):
             vectors = p[start : start + block]
             padded = np.pad(vectors, ((0, block - len(vectors)), (0, 0)))
-            (sums,), _, _ = self._over(batch, "products", x, padded)
-            products[start : start + block] = sums[: len(vectors)].numpy() / batch.full_batch.rows
+            (sums,), *_ = self._over(batch, "products", x, padded)
+            products[start : start + block] = sums[: len(vectors)].numpy() / rows
         return products
-
-    def state(self) -> list[tf.Tensor]:
-        """The values of the non-trainable variables."""
-        return [tf.identity(variable.value) for variable in self._model.non_trainable_variables]
-
-    def restore(self, state: list[tf.Tensor]) -> None:
-        """Assigns what `state` returned."""
-        for variable, value in zip(self._model.non_trainable_variables, state, strict=True):
-            variable.assign(value)
-
-    def assign_averages(self, averages: list[tf.Tensor]) -> None:
-        """Makes the BatchNorm averages those of an evaluation."""
-        for variable, value in zip(self._averages(), averages, strict=True):
-            variable.assign(value)
-
-    def _averages(self):
-        layers = keras_hook.layers(self._model)
-        norms = [layer for layer in layers if isinstance(layer, keras.layers.BatchNormalization)]
-        return [variable for layer in norms for variable in layer.non_trainable_variables]
-
-    def _begin(self, x):
-        self.parameters.assign(x)
-        self._model.reset_metrics()
-        return self.state()
-
-    def _finish(self, before):
-        averages = [tf.identity(variable.value) for variable in self._averages()]
-        self.restore(before)
-        return averages
 
     def _gradient_terms(self, point, batch, total_rows, totals):
         (x,) = point
@@ -305,12 +285,12 @@ class Objective:
         self._counted_losses = len(reductions.counts)
         return heard, gradient
 
-    def _run_counts(self, batch, total_rows):
+    def _count_terms(self, point, batch, total_rows, totals):
         """The valid entries of every loss of one chunk that is a mean over valid entries."""
         reductions, _ = self._reductions(batch, total_rows, totals=None)
         self._run_train_step(batch, reductions)
         self._counted_losses = len(reductions.counts)
-        return tf.stack(reductions.counts) if reductions.counts else tf.zeros((0,), tf.float64)
+        return (tf.stack(reductions.counts) if reductions.counts else tf.zeros((0,), tf.float64),), {}
 
     def _reductions(self, batch, total_rows, totals):
         rows = tf.cast(keras_hook.rows_of(batch), tf.float64)
@@ -319,8 +299,10 @@ class Objective:
     def _run_train_step(self, batch, reductions, substitutes=()):
         float64 = self._float64 or precision.compute_dtype(self._model) == "float64"
         compute = precision.float64_compute(self._model, substitutes) if float64 else contextlib.nullcontext()
-        with compute, keras_hook.corrected_losses(reductions.correct):
+        losses = contextlib.nullcontext() if self._replicas is None else keras_hook.undivided_losses()
+        with compute, losses, keras_hook.corrected_losses(reductions.correct):
             heard = train_step.run(self._model, precision.in_float64(batch) if float64 else batch)
+        self._logs = keras.tree.map_structure(_spec, heard.logs)
         if float64:
             precision.check_loss(heard.loss)
         return heard
@@ -329,3 +311,8 @@ class Objective:
         """Whether layers read x itself. A custom train step is spared: it may use its gradients of the variables."""
         coarse = any(variable.dtype != "float64" for variable in self.parameters.variables)
         return self._float64 and coarse and keras_hook.has_stock_train_step(self._model)
+
+
+def _spec(value):
+    value = tf.convert_to_tensor(value)
+    return tf.TensorSpec(value.shape, value.dtype)

@@ -53,6 +53,10 @@ class Run:
         """
         raise NotImplementedError
 
+    def awaited(self) -> Evaluate | Value | None:
+        """The evaluation that the next iteration begins with, if it is known."""
+        return None
+
     def close(self) -> None:
         """Ends the solver and frees what it holds."""
 
@@ -91,6 +95,13 @@ class SolverRun(Run):
         self._answers = answers
         self._request = None
         self._evaluations = RecentEvaluations()
+
+    def awaited(self) -> Evaluate | Value | None:
+        """The evaluation that the solver waits for, unless it is known already."""
+        if self._request is None:
+            self._send(None)
+        is_evaluation = self.result is None and isinstance(self._request, (Evaluate, Value))
+        return self._request if is_evaluation and self._evaluations.at(self._request.x) is None else None
 
     def iterate(self) -> bool:
         """Runs to the next iterate and on to the request behind it, where a solver that has converged ends."""

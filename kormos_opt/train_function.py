@@ -16,7 +16,9 @@ from kormos_opt.flat_parameters import FlatParameters
 from kormos_opt.full_batch import FullBatch
 from kormos_opt.graph_run import GraphRun
 from kormos_opt.objective import Evaluation, Objective
+from kormos_opt.replicas import Replicas
 from kormos_opt.solver_run import SolverRun
+from kormos_opt.solvers.base import Evaluate
 from kormos_opt.solvers.safeguards import safeguard
 
 _log = logging.getLogger("kormos_opt")
@@ -33,12 +35,15 @@ class TrainFunction:
     def __init__(self, model: keras.Model, optimizer):
         self._model = model
         self._optimizer = optimizer
+        self._replicas = Replicas.of(model)
         self._objective = None
         self._state = None
         self._data = None
         self._batch = None
+        self._step = 0
+        self._awaited = None
         self._row = None
-        self._first = True
+        self._first = self._is_new_epoch = True
         self._is_pretraining = False
         self._chain = Chain(())
         self._run = None
@@ -63,7 +68,7 @@ class TrainFunction:
     def collect(self, shuffle, **data) -> FullBatch:
         """The full batch of the data arguments of `fit`. The order of a sum's terms matters to its rounding only."""
         del shuffle
-        return full_batch.of_fit(self._model, self._optimizer.cache, **data)
+        return full_batch.of_fit(self._replicas, self._optimizer.cache, **data)
 
     @contextlib.contextmanager
     def fitting(self, data: FullBatch):
@@ -74,20 +79,22 @@ class TrainFunction:
                 "Received: a call of fit or train_on_batch. Fit before this fit, or give the chain another stage."
             )
         self._data = data
+        self._step = 0
         self._row = None
         self._chain.messages.clear()
         try:
             yield
         finally:
-            self._data = self._batch = None
+            self._data = self._batch = self._awaited = None
             if self._run is not None and not self.has_ended:
                 self._optimizer.record(self._run.interrupted("Another fit on the same data goes on from here"))
 
     def __call__(self, iterator) -> dict:
         if self._data is None:
-            with self.fitting(full_batch.of_batches(iterator)):
+            with self.fitting(full_batch.of_batches(iterator, self._replicas)):
                 return self._guarded_epoch(iterations=1)
-        return self.epoch()
+        self._step += 1
+        return self.epoch() if self._step % self._data.steps == 0 else self._guarded_step()
 
     def epoch(self) -> dict:
         """Inside `fitting`: one epoch, as logs."""
@@ -114,7 +121,12 @@ class TrainFunction:
 
     def evaluate(self, x: np.ndarray, gradient: bool) -> Evaluation:
         """Answers the solver: f at `x`, and its gradient."""
-        evaluation = self._objective.evaluate(x, self._batch, gradient)
+        if self._awaited is None:
+            evaluation = self._objective.evaluate(x, self._batch, gradient)
+        else:
+            awaited, self._awaited = self._awaited, None
+            awaited.resume()
+            evaluation = self._objective.end(awaited, x, self._batch)
         parameters = self._objective.parameters
         if self._run.nfev == 0 and not np.array_equal(parameters.ravel(), parameters.round(x)):
             raise ValueError(
@@ -128,15 +140,25 @@ class TrainFunction:
         """Answers the solver: the Hessian at `x` times every row of `p`."""
         return self._objective.products(x, p, self._batch)
 
+    def _guarded_step(self):
+        """One batch of a stream. The model is then again what it was, whatever a callback does with it."""
+        with self._guarded():
+            self._begin_epoch()
+            asked = self._run.awaited()
+            if asked is not None:
+                weights = self._objective.parameters.ravel()
+                if self._awaited is None:
+                    self._awaited = self._objective.begin(asked.x, self._batch, isinstance(asked, Evaluate))
+                else:
+                    self._awaited.resume()
+                self._awaited.step()
+                self._awaited.suspend()
+                self._objective.parameters.assign(weights)
+            return {} if self._run.accepted is None else self._logs()
+
     def _guarded_epoch(self, iterations):
-        try:
-            if self._batch is None:
-                self._prepare()
-                self._first = True
-            if self._must_start():
-                if self._first or self.has_ended:
-                    self._chain = Chain(self._optimizer.stages)
-                self._start()
+        with self._guarded():
+            self._begin_epoch()
             moved = 0
             while moved < iterations and not self.has_ended:
                 if self._chain.is_between_stages:
@@ -149,12 +171,27 @@ class TrainFunction:
             self._optimizer.iterations.assign_add(moved)
             if self.has_ended:
                 self._end(moved)
+            self._is_new_epoch = True
             return self._logs()
+
+    def _begin_epoch(self):
+        if self._batch is None:
+            self._prepare()
+            self._first = self._is_new_epoch = True
+        if self._is_new_epoch and self._must_start():
+            if self._first or self.has_ended:
+                self._chain = Chain(self._optimizer.stages)
+            self._start()
+        self._first = self._is_new_epoch = False
+
+    @contextlib.contextmanager
+    def _guarded(self):
+        """Inside, an exception leaves the model at the last accepted iterate."""
+        try:
+            yield
         except BaseException:
             self._abandon()
             raise
-        finally:
-            self._first = False
 
     def _prepare(self):
         variables = [id(variable) for variable in self._model.trainable_variables]
@@ -162,10 +199,10 @@ class TrainFunction:
         batch_size = self._optimizer.batch_size
         if objective is None or objective.parameters.ids != variables or objective.batch_size != batch_size:
             self.close()
-            objective = Objective(self._model, self._optimizer.precision == "float64", batch_size)
+            objective = Objective(self._model, self._optimizer.precision == "float64", batch_size, self._replicas)
         self._batch = objective.prepare(self._data)
         self._objective = objective
-        self._state = objective.state()
+        self._state = objective.state.save()
 
     def _must_start(self):
         if self._run is None and self._optimizer.iterations > 0 and self._optimizer.stages[0].engine == "scipy":
@@ -222,8 +259,8 @@ class TrainFunction:
         if run.position is not run.accepted.x:
             self._objective.parameters.assign(run.accepted.x)
         if moved and run.accepted.averages:
-            self._objective.assign_averages(run.accepted.averages)
-            self._state = self._objective.state()
+            self._objective.state.assign_averages(run.accepted.averages)
+            self._state = self._objective.state.save()
         return moved
 
     def _end(self, moved):
@@ -257,11 +294,12 @@ class TrainFunction:
         return logs
 
     def _abandon(self):
+        self._awaited = None
         if self._run is not None and self._run.accepted is not None:
             self._objective.parameters.assign(self._run.accepted.x)
             self._optimizer.record(self._run.interrupted("Interrupted by an error; another fit starts afresh"))
         else:
             self._optimizer.record(None)
         if self._state is not None and self._objective is not None:
-            self._objective.restore(self._state)
+            self._objective.state.restore(self._state)
         self.close()

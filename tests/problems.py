@@ -6,6 +6,7 @@ import numpy as np
 from kormos_opt.full_batch import of_fit
 from kormos_opt.objective import Objective
 from kormos_opt.optimizers import LBFGS
+from kormos_opt.replicas import Replicas
 
 
 def regression(rows=60, columns=4, dtype="float32"):
@@ -37,8 +38,9 @@ def compiled(model, optimizer=None, loss="mse", **compile_arguments):
 def prepared(model, x, y=None, sample_weight=None, class_weight=None, batch_size=None, steps_per_epoch=None):
     """The objective of a compiled model and its data: `objective, batch`."""
     optimizer = model.optimizer
-    data = of_fit(model, optimizer.cache, x, y, sample_weight, class_weight, batch_size, steps_per_epoch)
-    objective = Objective(model, optimizer.precision == "float64", optimizer.batch_size)
+    replicas = Replicas.of(model)
+    data = of_fit(replicas, optimizer.cache, x, y, sample_weight, class_weight, batch_size, steps_per_epoch)
+    objective = Objective(model, optimizer.precision == "float64", optimizer.batch_size, replicas)
     return objective, objective.prepare(data)
 
 

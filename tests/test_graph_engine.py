@@ -108,7 +108,7 @@ def test_no_host_callback_in_the_graph():
 def _batch(model, x, y):
     from kormos_opt.full_batch import of_fit
 
-    return model.train_function._objective.prepare(of_fit(model, "auto", x, y, None, None, None, None))
+    return model.train_function._objective.prepare(of_fit(None, "auto", x, y, None, None, None, None))
 
 
 @pytest.mark.parametrize("make", [network, with_dropout_and_batchnorm])

@@ -1,0 +1,67 @@
+"""How many rows are evaluated at a time, and how many vectors the Hessian is multiplied with at once."""
+
+import logging
+
+import numpy as np
+import tensorflow as tf
+
+from kormos_opt import memory
+
+FEWEST_ROWS = 256
+_CHUNK_BYTES = 64 * 2**20
+_BLOCK_BYTES = 512 * 2**20
+_log = logging.getLogger("kormos_opt")
+
+
+def of(graph: tf.Graph | None, wanted: int | None, may_cut: bool) -> int:
+    """Rows of a chunk: those that were asked for, unless they would fill the memory.
+
+    Args:
+        graph: Of one chunk, `None` when run eagerly.
+        wanted: The rows that were asked for, `None` for `rows_that_fit`.
+        may_cut: Whether fewer give the same result. BatchNormalization needs them as they are.
+    """
+    if not wanted:
+        return rows_that_fit(graph)
+    most = wanted if graph is None else rows_that_fit(graph, memory.eighth_of_all())
+    if most >= wanted or not may_cut:
+        return wanted
+    _log.warning(
+        "batch_size=%d rows would take about %.1f GiB of intermediate results: %d rows are evaluated at a time.",
+        wanted,
+        _bytes_per_row(graph) * wanted / 2**30,
+        most,
+    )
+    return most
+
+
+def rows_that_fit(graph: tf.Graph | None, size: float = _CHUNK_BYTES) -> int:
+    """Rows whose intermediate results, all of them at once, take `size` bytes.
+
+    A multiple of 64, so that slices are aligned and share memory. Results inside loops, as those of recurrent layers,
+    are not seen.
+    """
+    if graph is None:
+        return FEWEST_ROWS
+    return max(FEWEST_ROWS, int(size // max(_bytes_per_row(graph), 1) // 64) * 64)
+
+
+def vectors_that_fit(graph: tf.Graph | None, rows: int, size: int) -> int:
+    """Vectors to multiply the Hessian with at once, of `size` that there may be, on `rows` rows.
+
+    `tf.vectorized_map` cannot look inside the loops of an RNN. The same on all workers, whatever their memory.
+    """
+    if graph is None or any("While" in operation.type for operation in graph.get_operations()):
+        return 1
+    return int(np.clip(_BLOCK_BYTES // max(_bytes_per_row(graph) * rows, 1), 1, size))
+
+
+def _bytes_per_row(graph):
+    """What the intermediate results of one row take."""
+    total = 0
+    for operation in graph.get_operations():
+        for tensor in operation.outputs:
+            if tensor.shape.rank and tensor.shape[0] is None:
+                inner = [size for size in tensor.shape[1:] if size is not None]
+                total += int(np.prod(inner)) * tensor.dtype.size
+    return total

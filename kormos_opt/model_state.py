@@ -1,0 +1,59 @@
+"""What a pass over the data moves in a model beside its trainable weights: seeds, BatchNorm averages and metrics."""
+
+import keras
+import tensorflow as tf
+
+from kormos_opt import keras_hook
+
+
+class ModelState:
+    """The non-trainable variables and the metrics of a model.
+
+    Args:
+        model: A compiled model.
+    """
+
+    def __init__(self, model: keras.Model):
+        self._model = model
+
+    def save(self) -> list[tf.Tensor]:
+        """The values of the non-trainable variables."""
+        return [tf.identity(variable.value) for variable in self._model.non_trainable_variables]
+
+    def restore(self, values: list[tf.Tensor]) -> None:
+        """Assigns what `save` returned."""
+        for variable, value in zip(self._model.non_trainable_variables, values, strict=True):
+            variable.assign(value)
+
+    @property
+    def seeds(self) -> list[keras.Variable]:
+        """The states of the seed generators, each of shape `(2,)`."""
+        return [each for each in self._model.non_trainable_variables if each.name == "seed_generator_state"]
+
+    @property
+    def averages(self) -> list[keras.Variable]:
+        """The moving averages of BatchNormalization."""
+        layers = keras_hook.layers(self._model)
+        norms = [layer for layer in layers if isinstance(layer, keras.layers.BatchNormalization)]
+        return [variable for layer in norms for variable in layer.non_trainable_variables]
+
+    def assign_averages(self, values: list[tf.Tensor]) -> None:
+        """Makes the averages those of an evaluation."""
+        for variable, value in zip(self.averages, values, strict=True):
+            variable.assign(value)
+
+    def reset_metrics(self) -> None:
+        """Forgets the rows that the metrics have seen."""
+        self._model.reset_metrics()
+
+    @property
+    def metrics(self) -> list[keras.Variable]:
+        """The variables of the metrics, which add up over rows."""
+        return list(self._model.metrics_variables)
+
+    def results(self, metrics: list[tf.Tensor], logs: dict) -> dict:
+        """`logs` with the results of the metrics that they name, had their variables these values."""
+        scope = keras.StatelessScope(state_mapping=list(zip(self.metrics, metrics, strict=True)))
+        with scope:
+            results = self._model.get_metrics_result()
+        return {name: results.get(name, value) for name, value in logs.items()}

@@ -1,0 +1,173 @@
+"""One pass over the full batch by all replicas of a strategy: each adds up its own rows, one all-reduce adds them up.
+
+A replica hands over one vector, in which everything is a sum over its rows:
+
+    header | rows | terms | variables of the metrics | rows * BatchNorm averages | rows * logs
+
+Divided by all rows the last two are means; the metrics are computed from the summed variables, so they are those of
+all rows, however unequal the parts.
+"""
+
+import functools
+from collections.abc import Callable
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from kormos_opt import keras_hook
+from kormos_opt.full_batch import WholeTensors
+from kormos_opt.full_pass import FullPass, Outcome, Terms, flat
+from kormos_opt.model_state import ModelState
+from kormos_opt.replicas import Replicas
+
+
+class ReplicaPass(FullPass):
+    """A `FullPass` under a strategy.
+
+    The all-reduce has a `tf.function` of its own: that of the local work is traced anew when the data of one worker
+    changes its shape, and an all-reduce in it would no longer meet those of the other workers.
+
+    Args:
+        model: The model.
+        state: What a pass moves in the model.
+        assign: Makes a vector x the model's weights.
+        terms: What is added up.
+        replicas: The replicas.
+    """
+
+    def __init__(self, model: keras.Model, state: ModelState, assign: Callable, terms: Terms, replicas: Replicas):
+        super().__init__(model, state, assign, terms)
+        self._replicas = replicas
+        self._local = functools.cache(lambda *cut: self.compiled(functools.partial(self._run_local, *cut), exact=True))
+        self._add = functools.cache(lambda structure: self.compiled(functools.partial(self._run_add, structure)))
+        self._vectors = self.compiled(self._run_vectors)
+        self._outcome = self.compiled(self._run_outcome)
+
+    def over_whole(self, full_batch: WholeTensors, rows_per_chunk: int, rows: tf.Tensor, totals: tf.Tensor) -> Callable:
+        """The pass over whole tensors, as a function of the tuple `point` that returns an `Outcome`."""
+        data, structure = flat(full_batch.data)
+        local = self._local(structure, rows_per_chunk)
+
+        def over_whole(point):
+            return self._outcome(self._replicas.sum(local(point, rows, totals, *data)), point)
+
+        return over_whole
+
+    def inside(self, full_batch: WholeTensors, rows_per_chunk: int):
+        """The pass over whole tensors, for use inside a `tf.function` of the caller."""
+        data, structure = flat(full_batch.data)
+
+        def inside(point, rows, totals, *data):
+            vectors = self._run_local(structure, rows_per_chunk, point, rows, totals, *data)
+            return self._run_outcome(self._replicas.sum(vectors), point)
+
+        return inside, data
+
+    def begin(self, point):
+        """Starts a pass over batches."""
+        before = self._begin(point[0])
+        return before, self._replicas.run(lambda: self._nothing(point))
+
+    def add(self, tally, point, chunk, rows: tf.Tensor, totals: tf.Tensor):
+        """Adds a batch, whose rows are shared among the replicas of this process."""
+        before, local = tally
+        parts, structure = flat(self._replicas.distribute(chunk, int(keras_hook.rows_of(chunk))))
+        return before, self._add(structure)(local, point, rows, totals, *parts)
+
+    def end(self, tally, point) -> Outcome:
+        """Ends a pass over batches."""
+        before, local = tally
+        vectors = self._vectors(local, point)
+        self._state.restore(before)
+        return self._outcome(self._replicas.sum(vectors), point)
+
+    def suspend(self, tally):
+        """Puts the model's state back between two batches. Returns that of each replica."""
+        moved = self._replicas.run(self._state.save)
+        self._state.restore(tally[0])
+        return moved
+
+    def resume(self, point, moved) -> None:
+        """Goes back to where `suspend` was called."""
+        self._assign(point[0])
+        self._replicas.run(self._state.restore, moved)
+
+    def give_up(self, tally, point) -> None:
+        """Ends a pass over batches that cannot go on, and tells the other workers."""
+        before, _ = tally
+        self._state.restore(before)
+        if self._replicas.workers > 1:
+            self._replicas.tell_failure(4 + sum(int(np.prod(shape)) for shape, _ in self._layout(point)))
+
+    def _run_local(self, structure, rows_per_chunk, point, total_rows, totals, *flat):
+        before = self._run_begin(point[0])
+        on_replica = functools.partial(self._on_replica, structure, rows_per_chunk)
+        vectors = self._replicas.run(on_replica, point, total_rows, totals, *flat)
+        self._state.restore(before)
+        return vectors
+
+    def _on_replica(self, structure, rows_per_chunk, point, total_rows, totals, *flat):
+        data = structure.fill(flat)
+        rows = keras_hook.known_rows_of(data)
+        _, sums, logs = self._nothing(point)
+        if rows > 0:
+            to_cut = None if rows <= rows_per_chunk else tf.constant(rows)
+            sums, logs = self._add_chunks(data, to_cut, rows_per_chunk, point, total_rows, totals)
+        return self._vector((tf.constant(rows, tf.float64), sums, logs), point)
+
+    def _run_add(self, structure, local, point, total_rows, totals, *flat):
+        def on_replica(local, point, total_rows, totals, *flat):
+            chunk = structure.fill(flat)
+            here = tf.cast(keras_hook.rows_of(chunk), tf.float64)
+
+            def add():
+                rows, sums, _ = local
+                terms, logs = self._of_chunk(point, chunk, total_rows, totals)
+                sums = tuple(total + term for total, term in zip(sums, terms, strict=True))
+                return rows + here, sums, logs
+
+            return tf.cond(here > 0, add, lambda: local)
+
+        return self._replicas.run(on_replica, local, point, total_rows, totals, *flat)
+
+    def _run_vectors(self, local, point):
+        return self._replicas.run(self._vector, local, point)
+
+    def _nothing(self, point):
+        """The rows, sums and logs of a replica before its first row."""
+        logs = keras.tree.map_structure(lambda spec: tf.zeros(spec.shape, spec.dtype), self._terms.logs())
+        return tf.zeros((), tf.float64), self._terms.zeros(point), logs
+
+    def _vector(self, local, point):
+        rows, sums, logs = local
+        metrics = [tf.cast(variable.value, tf.float64) for variable in self._state.metrics]
+        means = [
+            rows * tf.cast(value, tf.float64)
+            for value in (*(variable.value for variable in self._state.averages), *keras.tree.flatten(logs))
+        ]
+        pieces = [tf.reshape(piece, (-1,)) for piece in (rows, *sums, *metrics, *means)]
+        return tf.concat([self._replicas.header(point[0]), *pieces], axis=0)
+
+    def _layout(self, point):
+        """Shapes and dtypes of what follows `header` and `rows` in the vector."""
+        variables = (*self._state.metrics, *self._state.averages)
+        return [
+            *((shape, "float64") for shape in self._terms.shapes(*point)),
+            *((variable.shape, variable.dtype) for variable in variables),
+            *((spec.shape, spec.dtype) for spec in keras.tree.flatten(self._terms.logs())),
+        ]
+
+    def _run_outcome(self, total, point):
+        layout = self._layout(point)
+        header, rows, *pieces = tf.split(total, [3, 1, *(int(np.prod(shape)) for shape, _ in layout)])
+        del header
+        terms, metrics = len(self._terms.shapes(*point)), len(self._state.metrics)
+        values = [
+            tf.cast(tf.reshape(piece if i < terms + metrics else piece / rows, shape), dtype)
+            for i, (piece, (shape, dtype)) in enumerate(zip(pieces, layout, strict=True))
+        ]
+        averages, logs = np.split(np.arange(terms + metrics, len(values)), [len(self._state.averages)])
+        logs = keras.tree.pack_sequence_as(self._terms.logs(), [values[i] for i in logs])
+        logs = self._state.results(values[terms : terms + metrics], logs)
+        return Outcome(tuple(values[:terms]), [values[i] for i in averages], logs)
