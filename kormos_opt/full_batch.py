@@ -85,7 +85,7 @@ def of_fit(
                 "Expected data that can be read again for cache=False: every evaluation is a pass over all of it. "
                 f"Received: x of type {type(x).__name__}. Use a PyDataset, a tf.data.Dataset, or cache='auto'."
             )
-        return _streamed(batches)
+        return _streamed(batches, replicas)
     try:
         return of_batches(batches, replicas, budget=memory.half_of_all() if cache == "auto" else None)
     except _OverBudgetError as error:
@@ -100,7 +100,7 @@ def of_fit(
             "cache=False says so from the start, cache=True keeps it all the same.",
             error.budget / 2**30,
         )
-    return _streamed(batches)
+    return _streamed(batches, replicas)
 
 
 NO_ROWS = "Expected training data with at least one row. Received: none."
@@ -131,8 +131,18 @@ def of_batches(batches: Iterable, replicas: Replicas | None, budget: float | Non
     return BatchList(kept, sum(_rows(batch) for batch in kept))
 
 
-def _streamed(batches):
+def first_chunk(full_batch: FullBatch, replicas: Replicas | None, rows: int):
+    """At most so many rows, for their shapes and for a trial."""
+    if isinstance(full_batch, BatchList):
+        return next(iter(full_batch.batches))
+    data = full_batch.data if replicas is None else replicas.parts(full_batch.data)[-1]
+    return keras.tree.map_structure(lambda leaf: None if leaf is None else leaf[:rows], data)
+
+
+def _streamed(batches, replicas):
     stream = Stream(batches)
+    if stream.rows == 0 and replicas is not None and replicas.workers > 1:
+        return _whole(batches.no_rows(), replicas)
     return BatchList(stream, stream.rows)
 
 

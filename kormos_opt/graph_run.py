@@ -175,10 +175,10 @@ class GraphRun(Run):
             self._trace = tf.Variable(tf.zeros((_TRACED, width), tf.float64), trainable=False)
             self._count = tf.Variable(0, trainable=False)
             self._first_change = tf.Variable(0.0, trainable=False, dtype=tf.float64)
-        key = tuple((tensor.shape.as_list().__str__(), tensor.dtype.name) for tensor in data)
+        key = self._objective.traced_for(data)
         if key not in self._step:
             step = self._make_step(evaluate)
-            self._step[key] = step if self._objective.is_eager else tf.function(step, autograph=False)
+            self._step = {key: step if self._objective.is_eager else tf.function(step, autograph=False)}
         failed, change, nfev, matches, row = self._step[key](*data)
         logs, averages = self._unpack(row.numpy())
         return bool(failed), float(change), int(nfev), bool(matches), logs, averages

@@ -11,7 +11,7 @@ One evaluation of whole tensors is one call of one `tf.function`.
 
 import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import NamedTuple
 
 import keras
@@ -21,7 +21,7 @@ import tensorflow as tf
 from kormos_opt import chunk_size, full_pass, keras_hook, precision, train_step
 from kormos_opt.batch_pass import BatchPass
 from kormos_opt.flat_parameters import FlatParameters
-from kormos_opt.full_batch import NO_ROWS, BatchList, FullBatch, WholeTensors
+from kormos_opt.full_batch import NO_ROWS, BatchList, FullBatch, first_chunk
 from kormos_opt.full_pass import FullPass, Outcome, Terms
 from kormos_opt.loss_reductions import LossReductions
 from kormos_opt.model_state import ModelState
@@ -91,7 +91,7 @@ class Objective:
         self.batch_size = batch_size
         self._rows_per_chunk = self._vectors_per_block = None
         self._replicas = replicas
-        self._counted_losses = 0
+        self._counted_losses = self._prepared = 0
         self._logs = {}
         self.parameters = None
         self.state = ModelState(model)
@@ -114,12 +114,13 @@ class Objective:
         Raises:
             ValueError: Without a row.
         """
+        self._prepared += 1
         rows = full_batch.rows if self._replicas is None else self._replicas.sum_of_rows(full_batch.rows)
         if rows == 0:
             raise ValueError(NO_ROWS)
         batch = PreparedBatch(full_batch, tf.constant(rows, tf.float64), tf.zeros((0,), tf.float64), {})
         if self.parameters is None:
-            self._build(self._first_chunk(full_batch), batch)
+            self._build(first_chunk(full_batch, self._replicas, chunk_size.FEWEST_ROWS), batch)
         if self._counted_losses:
             (totals,), *_ = self._over(batch, "counts", self.parameters.ravel())
             batch = batch._replace(totals=totals, passes={})
@@ -129,7 +130,7 @@ class Objective:
         spec = keras.tree.map_structure(full_pass.any_rows, chunk)
         uncounted = tf.TensorSpec((0,), tf.float64)
         if self._replicas is not None:
-            keras_hook.build(self._model, spec)
+            keras_hook.build(self._model, spec)  # as `fit` has done already
         elif self._model.run_eagerly:
             was_built, state = self._model.built, self.state.save()
             self._count_terms((), chunk, batch.rows, batch.totals)
@@ -145,12 +146,6 @@ class Objective:
         self._rows_per_chunk = chunk_size.of(graph, self.batch_size, may_cut=not has_averages)
         wanted = self.batch_size or usual
         self._vectors_per_block = chunk_size.vectors_that_fit(graph, min(wanted, int(batch.rows)), self.parameters.size)
-
-    def _first_chunk(self, full_batch):
-        if not isinstance(full_batch, WholeTensors):
-            return next(iter(full_batch.batches))
-        data = full_batch.data if self._replicas is None else self._replicas.parts(full_batch.data)[0]
-        return full_pass.rows_of(data, 0, chunk_size.FEWEST_ROWS)
 
     def _over(self, batch, name, *point) -> Outcome:
         point = tuple(tf.constant(array) for array in point)
@@ -207,6 +202,14 @@ class Objective:
             return loss / rows, gradient / rows, averages, logs
 
         return evaluate, (batch.rows, batch.totals, *data)
+
+    def traced_for(self, data: tuple) -> Hashable:
+        """What a graph around `inside` depends on. With several workers all of them trace anew for every fit, since
+        their all-reduces meet only if they were traced in the same order."""
+        if self._replicas is not None and self._replicas.workers > 1:
+            return self._prepared
+        tensors = tf.nest.flatten(data, expand_composites=True)
+        return tuple((tuple(tensor.shape), tensor.dtype) for tensor in tensors)
 
     def products(self, x: np.ndarray, p: np.ndarray, batch: PreparedBatch) -> np.ndarray:
         """The Hessian at `x` times `p` of shape `(n,)`, or times every row of `p` of shape `(k, n)`."""

@@ -41,7 +41,10 @@ class ReplicaPass(FullPass):
         self._replicas = replicas
         self._local = functools.cache(lambda *cut: self.compiled(functools.partial(self._run_local, *cut), exact=True))
         self._add = functools.cache(lambda structure: self.compiled(functools.partial(self._run_add, structure)))
-        self._vectors = self.compiled(self._run_vectors)
+        self._start = self.compiled(lambda point: replicas.run(self._nothing, point))
+        self._save = self.compiled(lambda: replicas.run(state.save))
+        self._restore = self.compiled(lambda values: replicas.run(state.restore, values))
+        self._vectors = self.compiled(lambda local, point: replicas.run(self._vector, local, point))
         self._outcome = self.compiled(self._run_outcome)
 
     def over_whole(self, full_batch: WholeTensors, rows_per_chunk: int, rows: tf.Tensor, totals: tf.Tensor) -> Callable:
@@ -67,7 +70,7 @@ class ReplicaPass(FullPass):
     def begin(self, point):
         """Starts a pass over batches."""
         before = self._begin(point[0])
-        return before, self._replicas.run(lambda: self._nothing(point))
+        return before, self._start(point)
 
     def add(self, tally, point, chunk, rows: tf.Tensor, totals: tf.Tensor):
         """Adds a batch, whose rows are shared among the replicas of this process."""
@@ -84,14 +87,14 @@ class ReplicaPass(FullPass):
 
     def suspend(self, tally):
         """Puts the model's state back between two batches. Returns that of each replica."""
-        moved = self._replicas.run(self._state.save)
+        moved = self._save()
         self._state.restore(tally[0])
         return moved
 
     def resume(self, point, moved) -> None:
         """Goes back to where `suspend` was called."""
         self._assign(point[0])
-        self._replicas.run(self._state.restore, moved)
+        self._restore(moved)
 
     def give_up(self, tally, point) -> None:
         """Ends a pass over batches that cannot go on, and tells the other workers."""
@@ -119,6 +122,8 @@ class ReplicaPass(FullPass):
     def _run_add(self, structure, local, point, total_rows, totals, *flat):
         def on_replica(local, point, total_rows, totals, *flat):
             chunk = structure.fill(flat)
+            if keras_hook.known_rows_of(chunk) == 0:
+                return local
             here = tf.cast(keras_hook.rows_of(chunk), tf.float64)
 
             def add():
@@ -130,9 +135,6 @@ class ReplicaPass(FullPass):
             return tf.cond(here > 0, add, lambda: local)
 
         return self._replicas.run(on_replica, local, point, total_rows, totals, *flat)
-
-    def _run_vectors(self, local, point):
-        return self._replicas.run(self._vector, local, point)
 
     def _nothing(self, point):
         """The rows, sums and logs of a replica before its first row."""

@@ -51,7 +51,10 @@ class Replicas:
         self._devices = strategy.extended.worker_devices
         self.workers = strategy.num_replicas_in_sync // len(self._devices)
         self.worker = _place(strategy.cluster_resolver) if self.workers > 1 else 0
-        self._reduced = tf.function(self._reduce, autograph=False)
+        self._everywhere = tf.function(
+            lambda vector: strategy.run(tf.identity, args=(vector,)), autograph=False, reduce_retracing=True
+        )
+        self._reduced = tf.function(self._reduce, autograph=False, reduce_retracing=True)
 
     @classmethod
     def of(cls, model: keras.Model) -> "Replicas | None":
@@ -114,12 +117,12 @@ class Replicas:
     def tell_failure(self, size: int) -> None:
         """Makes the `sum` of the other workers fail, to which they hand vectors of `size`."""
         with contextlib.suppress(RuntimeError):
-            self.sum(self.run(lambda: tf.one_hot(2, size, dtype=tf.float64)))
+            self.sum(self._everywhere(tf.one_hot(2, size, dtype=tf.float64)))
 
     def sum_of_rows(self, rows: int) -> int:
         """The rows of all processes together, from those of this one."""
-        local = self.run(lambda: tf.constant([0.0, 0.0, 0.0, rows / len(self._devices)], tf.float64))
-        return round(float(self.sum(local)[3]))
+        vector = tf.constant([0.0, 0.0, 0.0, rows / len(self._devices)], tf.float64)
+        return round(float(self.sum(self._everywhere(vector))[3]))
 
     def explained(self, error: Exception) -> Exception:
         """An error of an all-reduce in words that a person can act on, or the error itself."""

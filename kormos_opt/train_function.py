@@ -10,7 +10,7 @@ import logging
 import keras
 import numpy as np
 
-from kormos_opt import full_batch, precision
+from kormos_opt import full_batch, keras_hook, precision
 from kormos_opt.chain import Chain
 from kormos_opt.flat_parameters import FlatParameters
 from kormos_opt.full_batch import FullBatch
@@ -68,7 +68,10 @@ class TrainFunction:
     def collect(self, shuffle, **data) -> FullBatch:
         """The full batch of the data arguments of `fit`. The order of a sum's terms matters to its rounding only."""
         del shuffle
-        return full_batch.of_fit(self._replicas, self._optimizer.cache, **data)
+        collected = full_batch.of_fit(self._replicas, self._optimizer.cache, **data)
+        if self._replicas is not None:
+            keras_hook.build(self._model, full_batch.first_chunk(collected, self._replicas, rows=1))
+        return collected
 
     @contextlib.contextmanager
     def fitting(self, data: FullBatch):

@@ -1,4 +1,4 @@
-"""What all tests share: seeds, default dtypes put back, and a quiet TensorFlow on two logical cores."""
+"""What all tests share: seeds, default dtypes put back, and a quiet TensorFlow with three logical CPUs."""
 
 import os
 
@@ -7,8 +7,12 @@ os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
 import keras
 import pytest
+import tensorflow as tf
 
 import kormos_opt  # noqa: F401  installs the hook
+
+_CPU = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(_CPU, [tf.config.LogicalDeviceConfiguration()] * 3)
 
 
 @pytest.fixture(autouse=True)
