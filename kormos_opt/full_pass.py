@@ -85,7 +85,8 @@ class FullPass:
 
         One concrete function of flat tensors: a call costs a fraction of what calling a `tf.function` does.
         """
-        run, data = self.inside(full_batch, rows_per_chunk, self._whole)
+        data, structure = flat(full_batch.data)
+        run = self._whole(structure, rows_per_chunk, full_batch.rows <= rows_per_chunk)
         call = None
 
         def over_whole(point):
@@ -99,7 +100,7 @@ class FullPass:
 
         return over_whole
 
-    def inside(self, full_batch: WholeTensors, rows_per_chunk: int, whole: Callable | None = None):
+    def inside(self, full_batch: WholeTensors, rows_per_chunk: int) -> tuple[Callable, tuple]:
         """The pass over whole tensors, for use inside a `tf.function` of the caller.
 
         Returns:
@@ -107,7 +108,7 @@ class FullPass:
         """
         data, structure = flat(full_batch.data)
         cut = structure, rows_per_chunk, full_batch.rows <= rows_per_chunk
-        return whole(*cut) if whole else functools.partial(self._run_whole, *cut), data
+        return self.compiled(functools.partial(self._run_whole, *cut), exact=True), data
 
     def begin(self, point):
         """Starts a pass over batches. Returns what `add` adds to."""

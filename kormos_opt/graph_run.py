@@ -175,7 +175,8 @@ class GraphRun(Run):
             self._trace = tf.Variable(tf.zeros((_TRACED, width), tf.float64), trainable=False)
             self._count = tf.Variable(0, trainable=False)
             self._first_change = tf.Variable(0.0, trainable=False, dtype=tf.float64)
-        key = self._objective.traced_for(data)
+        tensors = tf.nest.flatten(data, expand_composites=True)
+        key = tuple((tuple(tensor.shape), tensor.dtype) for tensor in tensors)
         if key not in self._step:
             step = self._make_step(evaluate)
             self._step = {key: step if self._objective.is_eager else tf.function(step, autograph=False)}
@@ -185,9 +186,6 @@ class GraphRun(Run):
 
     def _make_step(self, evaluate):
         memory, parameters = self._memory, self._objective.parameters
-
-        if not self._objective.is_eager:
-            evaluate = tf.function(evaluate, autograph=False)  # traced once for all its places in the line search
 
         def step(*data):
             self._trace.assign(tf.fill(self._trace.shape, tf.constant(np.inf, tf.float64)))

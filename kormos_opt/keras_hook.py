@@ -187,11 +187,14 @@ def _is_sparse(array):
     return isinstance(array, (tf.SparseTensor, tf.RaggedTensor)) or hasattr(array, "tocoo")
 
 
+_AS_THEY_ARE = (tf.data.experimental.AutoShardPolicy.OFF, tf.data.experimental.AutoShardPolicy.FILE)
+
+
 class Batches:
     """The batches of one epoch that this process has to see, as often as they are asked for, read ahead by two.
 
-    With several workers they are the shard of this one: of the files, or of every so many elements, as the
-    `AutoShardPolicy` of the data set says.
+    With several workers they are the shard of this one: some of the files, or every so many elements, as the
+    `AutoShardPolicy` of the data set says. Of fewer elements than workers each one takes a part of the rows.
 
     Args:
         replicas: Those of the model's strategy, `None` if it has none.
@@ -204,6 +207,7 @@ class Batches:
     def __init__(self, replicas, x, y, sample_weight, class_weight, batch_size, steps_per_epoch):
         self._replicas = replicas
         self._steps = steps_per_epoch
+        self._has_few = False
         self._iterator = TFEpochIterator(
             x=x,
             y=y,
@@ -226,7 +230,11 @@ class Batches:
         if self._replicas is not None and self._replicas.workers > 1:
             if self._steps is not None:
                 dataset = dataset.take(self._steps)
-            dataset = auto_shard_dataset(dataset, self._replicas.workers, self._replicas.worker)
+            policy = dataset.options().experimental_distribute.auto_shard_policy
+            few = 0 < int(dataset.cardinality()) < self._replicas.workers
+            self._has_few = few and policy not in _AS_THEY_ARE
+            if not self._has_few:
+                dataset = auto_shard_dataset(dataset, self._replicas.workers, self._replicas.worker)
         return dataset.prefetch(2)
 
     def __iter__(self):
@@ -250,7 +258,7 @@ class Batches:
         """The batches of the replicas of this process, if the data set came distributed."""
         if any(isinstance(leaf, tf.distribute.DistributedValues) for leaf in keras.tree.flatten(batch)):
             return [part for part in self._replicas.parts(batch) if rows_of(part) > 0]
-        return [batch]
+        return [self._replicas.share(batch, int(rows_of(batch))) if self._has_few else batch]
 
 
 def _is_infinite(x):

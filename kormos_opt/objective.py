@@ -11,7 +11,7 @@ One evaluation of whole tensors is one call of one `tf.function`.
 
 import contextlib
 import functools
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from typing import NamedTuple
 
 import keras
@@ -91,7 +91,7 @@ class Objective:
         self.batch_size = batch_size
         self._rows_per_chunk = self._vectors_per_block = None
         self._replicas = replicas
-        self._counted_losses = self._prepared = 0
+        self._counted_losses = 0
         self._logs = {}
         self.parameters = None
         self.state = ModelState(model)
@@ -114,7 +114,6 @@ class Objective:
         Raises:
             ValueError: Without a row.
         """
-        self._prepared += 1
         rows = full_batch.rows if self._replicas is None else self._replicas.sum_of_rows(full_batch.rows)
         if rows == 0:
             raise ValueError(NO_ROWS)
@@ -202,14 +201,6 @@ class Objective:
             return loss / rows, gradient / rows, averages, logs
 
         return evaluate, (batch.rows, batch.totals, *data)
-
-    def traced_for(self, data: tuple) -> Hashable:
-        """What a graph around `inside` depends on. With several workers all of them trace anew for every fit, since
-        their all-reduces meet only if they were traced in the same order."""
-        if self._replicas is not None and self._replicas.workers > 1:
-            return self._prepared
-        tensors = tf.nest.flatten(data, expand_composites=True)
-        return tuple((tuple(tensor.shape), tensor.dtype) for tensor in tensors)
 
     def products(self, x: np.ndarray, p: np.ndarray, batch: PreparedBatch) -> np.ndarray:
         """The Hessian at `x` times `p` of shape `(n,)`, or times every row of `p` of shape `(k, n)`."""

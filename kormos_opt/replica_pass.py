@@ -25,8 +25,8 @@ from kormos_opt.replicas import Replicas
 class ReplicaPass(FullPass):
     """A `FullPass` under a strategy.
 
-    The all-reduce has a `tf.function` of its own: that of the local work is traced anew when the data of one worker
-    changes its shape, and an all-reduce in it would no longer meet those of the other workers.
+    The local work and the all-reduce are `tf.function`s of their own: TensorFlow tells the all-reduces of a call apart
+    by a key that does not find its way into a function inside a loop.
 
     Args:
         model: The model.
@@ -41,31 +41,36 @@ class ReplicaPass(FullPass):
         self._replicas = replicas
         self._local = functools.cache(lambda *cut: self.compiled(functools.partial(self._run_local, *cut), exact=True))
         self._add = functools.cache(lambda structure: self.compiled(functools.partial(self._run_add, structure)))
-        self._start = self.compiled(lambda point: replicas.run(self._nothing, point))
+        self._start = self.compiled(lambda point: replicas.run(self._start_on_replica, point))
         self._save = self.compiled(lambda: replicas.run(state.save))
         self._restore = self.compiled(lambda values: replicas.run(state.restore, values))
         self._vectors = self.compiled(lambda local, point: replicas.run(self._vector, local, point))
         self._outcome = self.compiled(self._run_outcome)
 
+    def graph(self, point, chunk, rows, totals) -> tf.Graph | None:
+        """The graph of one chunk as a replica has it: elsewhere, reading a metric would be an all-reduce."""
+        graphs = []
+
+        def on_replica():
+            graphs.append(super(ReplicaPass, self).graph(point, chunk, rows, totals))
+
+        self.compiled(lambda: self._replicas.run(on_replica)).get_concrete_function()
+        return graphs[0]
+
     def over_whole(self, full_batch: WholeTensors, rows_per_chunk: int, rows: tf.Tensor, totals: tf.Tensor) -> Callable:
         """The pass over whole tensors, as a function of the tuple `point` that returns an `Outcome`."""
+        run, data = self.inside(full_batch, rows_per_chunk)
+        return lambda point: run(point, rows, totals, *data)
+
+    def inside(self, full_batch: WholeTensors, rows_per_chunk: int) -> tuple[Callable, tuple]:
+        """The pass over whole tensors, for use inside a `tf.function` of the caller too."""
         data, structure = flat(full_batch.data)
         local = self._local(structure, rows_per_chunk)
 
-        def over_whole(point):
+        def run(point, rows, totals, *data):
             return self._outcome(self._replicas.sum(local(point, rows, totals, *data)), point)
 
-        return over_whole
-
-    def inside(self, full_batch: WholeTensors, rows_per_chunk: int):
-        """The pass over whole tensors, for use inside a `tf.function` of the caller."""
-        data, structure = flat(full_batch.data)
-
-        def inside(point, rows, totals, *data):
-            vectors = self._run_local(structure, rows_per_chunk, point, rows, totals, *data)
-            return self._run_outcome(self._replicas.sum(vectors), point)
-
-        return inside, data
+        return run, data
 
     def begin(self, point):
         """Starts a pass over batches."""
@@ -110,7 +115,13 @@ class ReplicaPass(FullPass):
         self._state.restore(before)
         return vectors
 
+    def _run_begin(self, x):
+        """Leaves the metrics to the replicas: assigned from outside they would be read too, by an all-reduce."""
+        self._assign(x)
+        return self._state.save()
+
     def _on_replica(self, structure, rows_per_chunk, point, total_rows, totals, *flat):
+        self._state.reset_metrics()
         data = structure.fill(flat)
         rows = keras_hook.known_rows_of(data)
         _, sums, logs = self._nothing(point)
@@ -135,6 +146,10 @@ class ReplicaPass(FullPass):
             return tf.cond(here > 0, add, lambda: local)
 
         return self._replicas.run(on_replica, local, point, total_rows, totals, *flat)
+
+    def _start_on_replica(self, point):
+        self._state.reset_metrics()
+        return self._nothing(point)
 
     def _nothing(self, point):
         """The rows, sums and logs of a replica before its first row."""

@@ -1,5 +1,7 @@
 """Fits under `tf.distribute` strategies of one process: the iterates are those of one device, with one all-reduce."""
 
+import itertools
+
 import keras
 import numpy as np
 import pytest
@@ -93,7 +95,7 @@ def in_pieces(model):
     x, y = regression(dtype=keras.config.floatx())
     cuts = [0, 1, 3, 4, 30, 60]
     batches = tf.data.Dataset.from_generator(
-        lambda: ((x[i:j], y[i:j]) for i, j in zip(cuts[:-1], cuts[1:], strict=True)),
+        lambda: ((x[i:j], y[i:j]) for i, j in itertools.pairwise(cuts)),
         output_signature=(tf.TensorSpec((None, 4), x.dtype), tf.TensorSpec((None, 1), y.dtype)),
     )
     return model.fit(batches, epochs=4, verbose=0)

@@ -1,0 +1,103 @@
+"""What a worker process of `test_multi_worker.py` runs: `python -m tests.worker FOLDER`, with TF_CONFIG or without."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import kormos_opt
+from tests.problems import network, regression
+
+
+def fit(strategy, optimizer, data, epochs=5, make=network, **arguments):
+    """Weights and history of a fit under `strategy`."""
+    with strategy.scope():
+        keras.utils.set_random_seed(0)
+        model = make()
+        model.compile(optimizer=optimizer, loss="mse", metrics=["mae"])
+    history = model.fit(*data, epochs=epochs, verbose=0, **arguments).history
+    weights = np.concatenate([np.ravel(weight) for weight in model.get_weights()])
+    return {"weights": weights.tolist(), "history": history, "message": model.optimizer.result.message}
+
+
+def arrays():
+    return regression(rows=61, dtype="float64")
+
+
+def batches(policy, size=7):
+    data = tf.data.Dataset.from_tensor_slices(arrays()).batch(size)
+    options = tf.data.Options()
+    options.experimental_distribute.auto_shard_policy = policy
+    return (data.with_options(options),)
+
+
+def files(folder):
+    """Five CSV files of unequal length, sharded by file."""
+    names = [str(folder / f"{i}.csv") for i in range(5)]
+
+    def parse(lines):
+        columns = tf.io.decode_csv(lines, [tf.constant([], tf.float64)] * 5)
+        return tf.stack(columns[:-1], axis=1), columns[-1][:, None]
+
+    options = tf.data.Options()
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.FILE
+    return (
+        tf.data.Dataset.from_tensor_slices(names)
+        .flat_map(tf.data.TextLineDataset)
+        .batch(8)
+        .map(parse)
+        .with_options(options),
+    )
+
+
+class Slices(keras.utils.PyDataset):
+    """Batches of 9 rows."""
+
+    def __len__(self):
+        return 7
+
+    def __getitem__(self, index):
+        x, y = arrays()
+        return x[9 * index : 9 * index + 9], y[9 * index : 9 * index + 9]
+
+
+DATA = tf.data.experimental.AutoShardPolicy.DATA
+LBFGS = kormos_opt.LBFGS
+CASES = {
+    "arrays": lambda strategy, folder: fit(strategy, LBFGS(), arrays()),
+    "chunks": lambda strategy, folder: fit(strategy, LBFGS(batch_size=7), arrays()),
+    "weights": lambda strategy, folder: fit(
+        strategy, LBFGS(), arrays(), sample_weight=np.linspace(0, 2, 61), validation_split=0.3
+    ),
+    "by element": lambda strategy, folder: fit(strategy, LBFGS(), batches(DATA)),
+    "one element": lambda strategy, folder: fit(strategy, LBFGS(), batches(DATA, size=100)),
+    "streamed": lambda strategy, folder: fit(strategy, LBFGS(cache=False), batches(DATA)),
+    "by file": lambda strategy, folder: fit(strategy, LBFGS(), files(folder)),
+    "streamed files": lambda strategy, folder: fit(strategy, LBFGS(cache=False), files(folder)),
+    "some steps": lambda strategy, folder: fit(strategy, LBFGS(), (batches(DATA)[0].repeat(),), steps_per_epoch=3),
+    "PyDataset": lambda strategy, folder: fit(strategy, LBFGS(), (Slices(),)),
+    "newton-cg": lambda strategy, folder: fit(strategy, kormos_opt.NewtonCG(), arrays()),
+    "trust-exact": lambda strategy, folder: fit(strategy, kormos_opt.TrustExact(), arrays()),
+    "tfp": lambda strategy, folder: fit(strategy, LBFGS(engine="tfp"), arrays()),
+    "to the end": lambda strategy, folder: fit(strategy, LBFGS(), arrays(), epochs=300),
+}
+
+
+def main(folder: Path, names: list[str]) -> None:
+    """Runs the cases and writes their results beside each other."""
+    keras.config.set_floatx("float64")
+    keras.config.set_dtype_policy("float64")
+    worker = json.loads(os.environ["TF_CONFIG"])["task"]["index"] if "TF_CONFIG" in os.environ else "alone"
+    strategy = tf.distribute.get_strategy()
+    if worker != "alone":
+        strategy = tf.distribute.MultiWorkerMirroredStrategy()
+    results = {name: CASES[name](strategy, folder) for name in names or CASES}
+    (folder / f"{worker}.json").write_text(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2:])
