@@ -90,6 +90,8 @@ def _fit(stock, model, *args, **kwargs):
     _split_validation(arguments)
     model.make_train_function()
     train_function = model.train_function
+    if not train_function.writes_files:
+        arguments["callbacks"] = _without_files(arguments["callbacks"])
     arguments["validation_batch_size"] = arguments["validation_batch_size"] or arguments["batch_size"]
     full_batch = train_function.collect(**{name: arguments.pop(name) for name in _DATA_ARGUMENTS})
     call = inspect.signature(stock).bind(
@@ -161,6 +163,20 @@ def _refuse_learning_rate_callbacks(callbacks):
                 "Expected callbacks that leave the learning rate alone: a line search chooses every step length. "
                 f"Received: callbacks with a {type(callback).__name__}. Remove it."
             )
+
+
+def _without_files(callbacks):
+    """Callbacks that write no files, for all workers but the first: they would write to the same places."""
+    if isinstance(callbacks, keras.callbacks.CallbackList):
+        callbacks = callbacks.callbacks
+    kept = []
+    for callback in keras.tree.flatten(callbacks):
+        if isinstance(callback, (keras.callbacks.ModelCheckpoint, keras.callbacks.BackupAndRestore)):
+            callback._save_model = lambda *arguments, **keywords: None
+            callback.delete_checkpoint = False
+        if callback is not None and not isinstance(callback, (keras.callbacks.CSVLogger, keras.callbacks.TensorBoard)):
+            kept.append(callback)
+    return kept
 
 
 def _split_validation(arguments):

@@ -105,18 +105,13 @@ class Replicas:
         """The sum over all replicas of float64 vectors that begin with a `header`: one all-reduce.
 
         Raises:
-            RuntimeError: If another worker has failed, has gone, or stands at another point.
+            tf.errors.OpError: If another worker has failed, has gone, or stands at another point. See `explained`.
         """
-        if tf.inside_function():
-            return self._reduce(vectors)
-        try:
-            return self._reduced(vectors)
-        except (tf.errors.InvalidArgumentError, tf.errors.UnavailableError, tf.errors.AbortedError) as error:
-            raise self.explained(error) from error
+        return self._reduce(vectors) if tf.inside_function() else self._reduced(vectors)
 
     def tell_failure(self, size: int) -> None:
         """Makes the `sum` of the other workers fail, to which they hand vectors of `size`."""
-        with contextlib.suppress(RuntimeError):
+        with contextlib.suppress(tf.errors.OpError):
             self.sum(self._everywhere(tf.one_hot(2, size, dtype=tf.float64)))
 
     def sum_of_rows(self, rows: int) -> int:
@@ -124,13 +119,18 @@ class Replicas:
         vector = tf.constant([0.0, 0.0, 0.0, rows / len(self._devices)], tf.float64)
         return round(float(self.sum(self._everywhere(vector))[3]))
 
-    def explained(self, error: Exception) -> Exception:
-        """An error of an all-reduce in words that a person can act on, or the error itself."""
-        for message in (_DISAGREE, _FAILED):
-            if message in str(error):
-                return RuntimeError(message)
-        lost = isinstance(error, (tf.errors.UnavailableError, tf.errors.AbortedError))
-        return RuntimeError(_LOST.format(self.worker)) if lost and self.workers > 1 else error
+    @contextlib.contextmanager
+    def explained(self):
+        """Inside, errors of an all-reduce are raised in words that a person can act on."""
+        try:
+            yield
+        except tf.errors.OpError as error:
+            for message in (_DISAGREE, _FAILED):
+                if message in str(error):
+                    raise RuntimeError(message) from error
+            if self.workers > 1 and isinstance(error, _LOST_ERRORS):
+                raise RuntimeError(_LOST.format(self.worker)) from error
+            raise
 
     def _reduce(self, vectors):
         total = self.strategy.reduce("SUM", vectors, axis=None)
@@ -145,6 +145,7 @@ class Replicas:
             return keras.tree.map_structure(lambda leaf: None if leaf is None else tf.identity(leaf), part)
 
 
+_LOST_ERRORS = tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError
 _LOST = (
     "Expected every worker to take part in an evaluation. Received: no answer from one of them, as worker {} sees it. "
     "Its own log says why it stopped. Start all workers again: with keras.callbacks.BackupAndRestore, and a weights "

@@ -65,6 +65,11 @@ class TrainFunction:
         """Whether the last stage has ended."""
         return self._chain.has_ended
 
+    @property
+    def writes_files(self) -> bool:
+        """Whether callbacks may write files here: of several workers, only the first."""
+        return self._replicas is None or self._replicas.worker == 0
+
     def collect(self, shuffle, **data) -> FullBatch:
         """The full batch of the data arguments of `fit`. The order of a sum's terms matters to its rounding only."""
         del shuffle
@@ -86,7 +91,8 @@ class TrainFunction:
         self._row = None
         self._chain.messages.clear()
         try:
-            yield
+            with contextlib.nullcontext() if self._replicas is None else self._replicas.explained():
+                yield
         finally:
             self._data = self._batch = self._awaited = None
             if self._run is not None and not self.has_ended:

@@ -2,11 +2,15 @@
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
+import time
 
+import keras
 import numpy as np
+import pandas as pd
 import pytest
 
 from tests.problems import regression
@@ -14,7 +18,7 @@ from tests.worker import CASES
 
 
 def start(count, arguments, folder, **environment):
-    """Starts `count` workers, or with `None` a process alone, each running `python ARGUMENTS` and logging to `folder`."""
+    """Starts `count` workers, or with `None` a process alone; each runs `python ARGUMENTS` and logs to `folder`."""
     addresses = [f"127.0.0.1:{port}" for port in free_ports(count or 0)]
     processes = []
     for index in range(count or 1):
@@ -49,7 +53,7 @@ def finish(processes, timeout=300):
             process.wait()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("workers")
     table = np.hstack(regression(rows=61, dtype="float64"))
@@ -58,22 +62,77 @@ def folder(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="session")
+def results(count, cases, folder):
+    """What a process alone and each of `count` workers says of the cases."""
+    command = ["-m", "tests.worker", str(folder), *cases]
+    finish([*start(count, command, folder), *start(None, command, folder)])
+    return [json.loads((folder / f"{worker}.json").read_text()) for worker in ("alone", *range(count))]
+
+
+@pytest.fixture(scope="module")
 def two_workers(folder):
-    command = ["-m", "tests.worker", str(folder)]
-    finish([*start(2, command, folder), *start(None, command, folder)])
-    return [json.loads((folder / f"{worker}.json").read_text()) for worker in ("alone", 0, 1)]
+    return results(2, CASES, folder)
+
+
+def assert_same(case, alone, *workers):
+    alone, first, *others = (each[case] for each in (alone, *workers))
+    assert all(other == first for other in others)
+    np.testing.assert_allclose(first["weights"], alone["weights"], rtol=1e-10, atol=1e-12)
+    assert list(first["history"]) == list(alone["history"])
+    for name, column in alone["history"].items():
+        np.testing.assert_allclose(first["history"][name], column, rtol=1e-6, err_msg=name)
+    assert first["message"] == alone["message"]
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_iterates_are_those_of_one_process(case, two_workers):
-    alone, *workers = (results[case] for results in two_workers)
-    assert workers[0] == workers[1]
-    assert_same(alone, workers[0])
+    assert_same(case, *two_workers)
 
 
-def assert_same(alone, worker):
-    np.testing.assert_allclose(worker["weights"], alone["weights"], rtol=1e-10, atol=1e-12)
-    assert list(worker["history"]) == list(alone["history"])
-    for name, column in alone["history"].items():
-        np.testing.assert_allclose(worker["history"][name], column, rtol=1e-6, err_msg=name)
+def test_files_are_written_once(two_workers, folder):
+    alone, two = [pd.read_csv(folder / f"files of {count}" / "log.csv") for count in (1, 2)]
+    pd.testing.assert_frame_equal(two, alone, rtol=1e-6)
+    best = [keras.models.load_model(folder / f"files of {count}" / "best.keras").get_weights() for count in (1, 2)]
+    for one, two in zip(*best, strict=True):
+        np.testing.assert_allclose(two, one, rtol=1e-6)
+
+
+def test_four_workers_with_uneven_shards(folder):
+    """61 rows, five files and nine batches: no worker has as much as another."""
+    cases = ["streamed files", "tfp", "callbacks"]
+    outcomes = results(4, cases, folder)
+    for case in cases:
+        assert_same(case, *outcomes)
+
+
+def test_a_death_is_noticed_and_a_restart_goes_on(folder):
+    command = ["-m", "tests.worker", str(folder)]
+    survivor, dead = start(2, [*command, "dies"], folder)
+    assert dead.wait(120) == -9
+    begin = time.monotonic()
+    assert survivor.wait(60) != 0
+    assert time.monotonic() - begin < 60
+    assert "Expected every worker to take part in an evaluation" in survivor.log.read_text()
+    finish(start(2, [*command, "restarts"], folder))
+    first, second = (json.loads((folder / f"{worker}.json").read_text())["restarts"] for worker in range(2))
+    assert first == second
+    assert len(first["history"]["loss"]) == 8 - 4
+    shutil.rmtree(folder / "backup")
+    finish(start(None, [*command, "restarts"], folder))
+    never_stopped = json.loads((folder / "alone.json").read_text())["restarts"]
+    np.testing.assert_allclose(first["weights"], never_stopped["weights"], rtol=1e-10)
+    np.testing.assert_allclose(first["history"]["loss"], never_stopped["history"]["loss"][4:], rtol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("case", "messages"),
+    [
+        ("disagrees", ["Expected the same weights on every worker", "Expected the same weights on every worker"]),
+        ("fails", ["Expected every worker to get through its data", "a disk is broken"]),
+    ],
+)
+def test_what_goes_wrong_on_one_worker_ends_all(case, messages, folder):
+    workers = start(2, ["-m", "tests.worker", str(folder), case], folder)
+    for worker, message in zip(workers, messages, strict=True):
+        assert worker.wait(120) != 0
+        assert message in worker.log.read_text()

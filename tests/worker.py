@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 import kormos_opt
-from tests.problems import network, regression
+from tests.problems import linear, network, regression
 
 
 def fit(strategy, optimizer, data, epochs=5, make=network, **arguments):
@@ -83,20 +84,84 @@ CASES = {
     "newton-cg": lambda strategy, folder: fit(strategy, kormos_opt.NewtonCG(), arrays()),
     "trust-exact": lambda strategy, folder: fit(strategy, kormos_opt.TrustExact(), arrays()),
     "tfp": lambda strategy, folder: fit(strategy, LBFGS(engine="tfp"), arrays()),
-    "to the end": lambda strategy, folder: fit(strategy, LBFGS(), arrays(), epochs=300),
+    "to the end": lambda strategy, folder: fit(strategy, LBFGS(), arrays(), epochs=300, make=linear),
 }
 
 
+def with_callbacks(strategy, folder):
+    """Early stopping ends it; files are written once, to the same places by all workers."""
+    folder = folder / f"files of {strategy.num_replicas_in_sync}"
+    folder.mkdir(exist_ok=True)
+    callbacks = [
+        keras.callbacks.EarlyStopping("val_loss", min_delta=0.05, restore_best_weights=True),
+        keras.callbacks.ModelCheckpoint(folder / "best.keras", save_best_only=True, monitor="val_loss"),
+        keras.callbacks.CSVLogger(folder / "log.csv"),
+    ]
+    x, y = arrays()
+    return fit(strategy, LBFGS(), (x[:40], y[:40]), 50, callbacks=callbacks, validation_data=(x[40:], y[40:]))
+
+
+class Death(keras.callbacks.Callback):
+    """Kills one worker."""
+
+    def on_epoch_end(self, epoch, logs=None):
+        if epoch == 3 and worker() == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def restartable(strategy, folder, callbacks=()):
+    backup = keras.callbacks.BackupAndRestore(folder / "backup", delete_checkpoint=False)
+    return fit(strategy, LBFGS(engine="tfp"), arrays(), 8, callbacks=[backup, *callbacks])
+
+
+def disagreeing(strategy, folder):
+    """One worker has other weights than the others."""
+
+    class Disturbance(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 2 and worker() == 1:
+                self.model.set_weights([weight + 1 for weight in self.model.get_weights()])
+
+    return fit(strategy, LBFGS(), arrays(), callbacks=[Disturbance()])
+
+
+def failing(strategy, folder):
+    """One worker cannot read its data the third time."""
+    passes = []
+
+    def rows():
+        passes.append(1)
+        if len(passes) > 3 and worker() == 1:
+            raise OSError("a disk is broken")
+        yield from zip(*arrays(), strict=True)
+
+    signature = tf.TensorSpec((4,), tf.float64), tf.TensorSpec((1,), tf.float64)
+    data = tf.data.Dataset.from_generator(rows, output_signature=signature).batch(5)
+    return fit(strategy, LBFGS(cache=False), (data,))
+
+
+CASES["callbacks"] = with_callbacks
+OTHER_CASES = {
+    "dies": lambda strategy, folder: restartable(strategy, folder, [Death()]),
+    "restarts": restartable,
+    "disagrees": disagreeing,
+    "fails": failing,
+}
+
+
+def worker():
+    """Which one this is, `None` alone."""
+    return json.loads(os.environ["TF_CONFIG"])["task"]["index"] if "TF_CONFIG" in os.environ else None
+
+
 def main(folder: Path, names: list[str]) -> None:
-    """Runs the cases and writes their results beside each other."""
+    """Runs the cases and writes their results."""
     keras.config.set_floatx("float64")
     keras.config.set_dtype_policy("float64")
-    worker = json.loads(os.environ["TF_CONFIG"])["task"]["index"] if "TF_CONFIG" in os.environ else "alone"
-    strategy = tf.distribute.get_strategy()
-    if worker != "alone":
-        strategy = tf.distribute.MultiWorkerMirroredStrategy()
-    results = {name: CASES[name](strategy, folder) for name in names or CASES}
-    (folder / f"{worker}.json").write_text(json.dumps(results))
+    alone = worker() is None
+    strategy = tf.distribute.get_strategy() if alone else tf.distribute.MultiWorkerMirroredStrategy()
+    results = {name: {**CASES, **OTHER_CASES}[name](strategy, folder) for name in names or CASES}
+    (folder / f"{'alone' if alone else worker()}.json").write_text(json.dumps(results))
 
 
 if __name__ == "__main__":
