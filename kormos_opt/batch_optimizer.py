@@ -40,8 +40,10 @@ class BatchOptimizer(keras.optimizers.Optimizer):
     Args:
         name: Name of the optimizer. Defaults to `"batchoptimizer"`.
         batch_size: Rows that are evaluated at a time. It bounds memory and leaves the result alone. Defaults to `None`:
-            as many rows as take about 64 MiB of intermediate results. Without BatchNormalization it is an upper limit:
-            fewer rows are taken, and it is said, where they would fill an eighth of the machine's memory.
+            as many rows as take about 64 MiB of intermediate results, estimated from the graph. `"auto"` measures
+            what the first rows take, inside recurrent layers too, and takes as many as fill an eighth of the memory.
+            A number is an upper limit but for models with BatchNormalization: fewer rows are taken, and it is said,
+            where they would fill an eighth of the memory.
         max_cache_entries: Points whose values `func`, `grad` and `func_and_grad` keep. Defaults to `10`.
         dtype: Of the flat vector, always `"float64"`, which scipy needs.
         iterations_per_epoch: Solver iterations that make one Keras epoch. More of them spare small problems the cost
@@ -88,8 +90,8 @@ class BatchOptimizer(keras.optimizers.Optimizer):
             raise ValueError(f"Expected no `{argument}`: {reason}. Received: {argument}={value!r}. Leave it out.")
         if not is_positive_integer(iterations_per_epoch):
             raise ValueError(f"Expected a positive integer. Received: iterations_per_epoch={iterations_per_epoch!r}.")
-        if batch_size is not None and not is_positive_integer(batch_size):
-            raise ValueError(f"Expected a positive integer or None. Received: batch_size={batch_size!r}.")
+        if not (batch_size in (None, "auto") or is_positive_integer(batch_size)):
+            raise ValueError(f'Expected a positive integer, "auto" or None. Received: batch_size={batch_size!r}.')
         if not is_positive_integer(max_cache_entries):
             raise ValueError(f"Expected a positive integer. Received: max_cache_entries={max_cache_entries!r}.")
         if keras.backend.standardize_dtype(dtype) != "float64":

@@ -1,6 +1,8 @@
 """How many rows are evaluated at a time, and how many vectors the Hessian is multiplied with at once."""
 
+import functools
 import logging
+from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
@@ -10,6 +12,8 @@ from kormos_opt import memory
 FEWEST_ROWS = 256
 _CHUNK_BYTES = 64 * 2**20
 _BLOCK_BYTES = 512 * 2**20
+_FIRST_TRIAL = 8
+_CLEAR_GROWTH = 64 * 2**20
 _log = logging.getLogger("kormos_opt")
 
 
@@ -33,6 +37,30 @@ def of(graph: tf.Graph | None, wanted: int | None, may_cut: bool) -> int:
         most,
     )
     return most
+
+
+def measured(evaluate: Callable[[int], object], rows: int) -> int:
+    """The greatest power of two of rows whose intermediate results take an eighth of the memory, at most `rows`.
+
+    Chunks of 8, 32, 128, ... rows are evaluated until the process grows enough to tell what a row takes, inside loops
+    too. None of them takes more than four times what the one before has been seen to need.
+
+    Args:
+        evaluate: Evaluates a chunk of so many rows.
+        rows: All rows.
+    """
+    bound, tried = memory.eighth_of_all(), min(_FIRST_TRIAL, rows)
+    evaluate(tried)  # traces
+    start = peak = memory.peak_of(functools.partial(evaluate, tried))
+    per_row = 0.0
+    while tried < rows and peak - start < _CLEAR_GROWTH and 4 * tried * per_row <= bound:
+        tried = min(4 * tried, rows)
+        peak = max(peak, memory.peak_of(functools.partial(evaluate, tried)))
+        per_row = (peak - start) / tried
+    most = int(min(bound / max(per_row, 1.0), rows))
+    chosen = rows if most >= rows else 2 ** int(np.log2(max(most, 1)))
+    _log.info("batch_size='auto': a row takes about %.0f KiB, %d rows are evaluated at a time.", per_row / 1024, chosen)
+    return chosen
 
 
 def rows_that_fit(graph: tf.Graph | None, size: float = _CHUNK_BYTES) -> int:

@@ -29,7 +29,8 @@ class FlatObjective:
         parts = data if isinstance(data, tuple) else (data,)
         x, y, sample_weight = (*parts, None, None)[:3]
         replicas = Replicas.of(model)
-        self._data = full_batch.of_fit(replicas, optimizer.cache, x, y, sample_weight, None, optimizer.batch_size, None)
+        drawn = None if optimizer.batch_size == "auto" else optimizer.batch_size
+        self._data = full_batch.of_fit(replicas, optimizer.cache, x, y, sample_weight, None, drawn, None)
         self._objective = Objective(model, optimizer.precision == "float64", optimizer.batch_size, replicas)
         with self._listening():
             self._batch = self._objective.prepare(self._data)

@@ -92,6 +92,7 @@ class Objective:
         self._rows_per_chunk = self._vectors_per_block = None
         self._replicas = replicas
         self._counted_losses = 0
+        self._is_measured = False
         self._logs = {}
         self.parameters = None
         self.state = ModelState(model)
@@ -123,6 +124,9 @@ class Objective:
         if self._counted_losses:
             (totals,), *_ = self._over(batch, "counts", self.parameters.ravel())
             batch = batch._replace(totals=totals, passes={})
+        if self.batch_size == "auto" and not (self._is_measured or isinstance(full_batch, BatchList)):
+            self._measure(batch)
+            self._is_measured = True
         return batch
 
     def _build(self, chunk, batch):
@@ -140,11 +144,25 @@ class Objective:
         self.parameters = FlatParameters(self._model.trainable_variables)
         point = (tf.TensorSpec((self.parameters.size,), tf.float64),)
         graph = self._passes["gradient"].graph(point, spec, batch.rows, tf.TensorSpec((None,), tf.float64))
-        usual = chunk_size.rows_that_fit(graph)
-        has_averages = bool(self.state.averages)
-        self._rows_per_chunk = chunk_size.of(graph, self.batch_size, may_cut=not has_averages)
-        wanted = self.batch_size or usual
-        self._vectors_per_block = chunk_size.vectors_that_fit(graph, min(wanted, int(batch.rows)), self.parameters.size)
+        wanted = None if self.batch_size == "auto" else self.batch_size
+        self._rows_per_chunk = chunk_size.of(graph, wanted, may_cut=not self.state.averages)
+        rows = min(wanted or self._rows_per_chunk, int(batch.rows))
+        self._vectors_per_block = chunk_size.vectors_that_fit(graph, rows, self.parameters.size)
+
+    def _measure(self, batch):
+        """Chunks as large as the memory takes, for data in whole tensors."""
+        full_pass, point = self._passes["gradient"], (tf.constant(self.parameters.ravel()),)
+
+        def evaluate(rows):
+            tally = full_pass.begin(point)
+            chunk = first_chunk(batch.full_batch, self._replicas, rows)
+            self.state.restore(full_pass.add(tally, point, chunk, batch.rows, batch.totals)[0])
+
+        parts, workers = (1, 1) if self._replicas is None else (self._replicas.local, self._replicas.workers)
+        usual = self._rows_per_chunk
+        self._rows_per_chunk = max(chunk_size.measured(evaluate, batch.full_batch.rows // parts) // parts, 1)
+        fewer = max(self._vectors_per_block * usual // self._rows_per_chunk, 1)
+        self._vectors_per_block = min(self._vectors_per_block, fewer) if workers == 1 else 1
 
     def _over(self, batch, name, *point) -> Outcome:
         point = tuple(tf.constant(array) for array in point)

@@ -31,6 +31,7 @@ class Replicas:
 
     Attributes:
         strategy: The strategy.
+        local: How many replicas this process runs.
         workers: How many processes there are.
         worker: Which of them this one is.
 
@@ -49,7 +50,8 @@ class Replicas:
             )
         self.strategy = strategy
         self._devices = strategy.extended.worker_devices
-        self.workers = strategy.num_replicas_in_sync // len(self._devices)
+        self.local = len(self._devices)
+        self.workers = strategy.num_replicas_in_sync // self.local
         self.worker = _place(strategy.cluster_resolver) if self.workers > 1 else 0
         self._everywhere = tf.function(
             lambda vector: strategy.run(tf.identity, args=(vector,)), autograph=False, reduce_retracing=True
@@ -70,9 +72,9 @@ class Replicas:
         """Data of this process, as a value for each of its replicas and on its device, near-equal parts of the rows."""
         parts = [
             self._on_device(device, part)
-            for device, part in zip(self._devices, _cut(data, rows, len(self._devices)), strict=True)
+            for device, part in zip(self._devices, _cut(data, rows, self.local), strict=True)
         ]
-        first = self.worker * len(self._devices)
+        first = self.worker * self.local
         return keras.tree.map_structure(
             lambda *leaves: (
                 None
@@ -87,7 +89,7 @@ class Replicas:
     def parts(self, data) -> list:
         """What `distribute` has put together, one for each replica of this process."""
         leaves = [
-            [None] * len(self._devices) if leaf is None else self.strategy.experimental_local_results(leaf)
+            [None] * self.local if leaf is None else self.strategy.experimental_local_results(leaf)
             for leaf in keras.tree.flatten(data)
         ]
         return [keras.tree.pack_sequence_as(data, part) for part in zip(*leaves, strict=True)]
@@ -116,7 +118,7 @@ class Replicas:
 
     def sum_of_rows(self, rows: int) -> int:
         """The rows of all processes together, from those of this one."""
-        vector = tf.constant([0.0, 0.0, 0.0, rows / len(self._devices)], tf.float64)
+        vector = tf.constant([0.0, 0.0, 0.0, rows / self.local], tf.float64)
         return round(float(self.sum(self._everywhere(vector))[3]))
 
     @contextlib.contextmanager
