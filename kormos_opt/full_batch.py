@@ -97,7 +97,8 @@ def of_fit(
             ) from None
         _log.warning(
             "The training data takes more than %.1f GiB, half of the memory there is: every evaluation reads it anew. "
-            "cache=False says so from the start, cache=True keeps it all the same.",
+            "cache=False says so from the start, cache=True keeps it all the same. If it never ends, pass "
+            "steps_per_epoch=.",
             error.budget / 2**30,
         )
     return _streamed(batches, replicas)

@@ -49,6 +49,8 @@ class ReplicaPass(FullPass):
 
     def graph(self, point, chunk, rows, totals) -> tf.Graph | None:
         """The graph of one chunk as a replica has it: elsewhere, reading a metric would be an all-reduce."""
+        if self._eager:
+            return None
         graphs = []
 
         def on_replica():

@@ -91,7 +91,7 @@ def test_endless_generator_stops_at_the_memory_budget(monkeypatch):
             yield X, Y
 
     monkeypatch.setattr("kormos_opt.memory.half_of_all", lambda: 1e6)
-    with fails("If the data never ends, pass steps_per_epoch=", MemoryError):
+    with fails("If it never ends, pass steps_per_epoch=", MemoryError):
         compiled(linear()).fit(endless(), verbose=0)
 
 
@@ -138,10 +138,11 @@ def test_mixed_float16_with_loss_scaling():
 
 
 def test_distribution_strategy():
-    with tf.distribute.OneDeviceStrategy("/cpu:0").scope():
+    """One whose replicas do not wait for each other."""
+    with tf.distribute.experimental.CentralStorageStrategy(["CPU:0"]).scope():
         model = compiled(linear())
-    with fails("Received: a model made in the scope of a OneDeviceStrategy"):
-        model.fit(X, Y, verbose=0)
+    with fails("Received: a model made in the scope of a CentralStorageStrategy"):
+        model.fit(*regression(), verbose=0)
 
 
 @pytest.mark.parametrize(

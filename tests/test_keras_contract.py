@@ -4,13 +4,17 @@ import inspect
 
 import keras
 import numpy as np
+import pytest
 import tensorflow as tf
 from keras.src.backend import AutocastScope, get_autocast_scope, get_keras_mask
+from keras.src.backend.tensorflow import trainer as tensorflow_trainer
 from keras.src.backend.tensorflow.trainer import TensorFlowTrainer, TFEpochIterator
+from keras.src.losses import loss as loss_module
 from keras.src.trainers.data_adapters import array_data_adapter, array_slicing, get_data_adapter
 from keras.src.trainers.trainer import Trainer
+from tensorflow.python.distribute.input_ops import auto_shard_dataset
 
-from kormos_opt.keras_hook import compiled_with, twice_differentiable
+from kormos_opt.keras_hook import compiled_with, twice_differentiable, undivided_losses
 from tests.problems import linear, regression
 
 X, Y = regression()
@@ -251,3 +255,113 @@ def test_the_train_step_reads_the_optimizer_from_the_model():
     with compiled_with(model, other):
         assert model.optimizer is other
     assert model.optimizer is usual
+
+
+def mirrored():
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    with strategy.scope():
+        model = linear()
+        model.compile("sgd", "mse", metrics=["mae"])
+    return strategy, model
+
+
+def test_under_a_strategy_keras_builds_from_the_mean_of_parts():
+    """It fails where the parts differ in rows; an optimizer of ours builds from the first part."""
+    _, model = mirrored()
+    with pytest.raises(Exception, match=r"shape|rank|dim"):
+        model.fit(X[:3], Y[:3], batch_size=3, verbose=0)
+    model.compile("l-bfgs-b", "mse", metrics=["mae"])
+    model.evaluate(X[:3], Y[:3], batch_size=3, verbose=0)
+    assert model._compile_metrics.built
+    assert model._compile_loss.built
+
+
+def test_symbolic_build_makes_everything():
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    with strategy.scope():
+        model = keras.Sequential([keras.layers.Dense(1)])
+        model.compile("sgd", "mse", metrics=["mae"])
+        model._symbolic_build(data_batch=(X, Y))
+    assert model.built
+    assert len(model.metrics_variables) == 4
+
+
+def test_metrics_are_summed_on_read_and_other_state_is_the_replicas_own():
+    _, model = mirrored()
+    model.evaluate(X, Y, verbose=0)
+    on_read = tf.VariableSynchronization.ON_READ
+    for variable in model.metrics_variables:
+        assert variable.value.synchronization == on_read
+        assert variable.value.aggregation == tf.VariableAggregation.SUM
+    assert all(each.value.aggregation == tf.VariableAggregation.NONE for each in model.variables)
+
+
+def test_metrics_have_results_of_values_in_a_stateless_scope():
+    model = linear()
+    model.compile("sgd", "mse", metrics=["mae"])
+    model.evaluate(X, Y, verbose=0)
+    values = [tf.constant(6.0), tf.constant(3.0)] * 2
+    with keras.StatelessScope(state_mapping=list(zip(model.metrics_variables, values, strict=True))):
+        results = model.get_metrics_result()
+    assert {name: float(value) for name, value in results.items()} == {"loss": 2.0, "mae": 2.0}
+
+
+def test_a_replica_divides_its_loss_by_their_number():
+    strategy, _ = mirrored()
+    loss = keras.losses.MeanSquaredError()
+
+    def value():
+        ones = tf.ones((4, 1))
+        return float(strategy.experimental_local_results(strategy.run(lambda: loss(ones, 3 * ones)))[0])
+
+    assert value() == 2.0
+    assert float(loss_module.unscale_loss_for_distribution(1.0)) == 1.0
+    strategy.run(_in_replica)
+
+
+def _in_replica():
+    ones = tf.ones((4, 1))
+    with undivided_losses():
+        assert float(keras.losses.MeanSquaredError()(ones, 3 * ones)) == 4.0
+        assert float(loss_module.unscale_loss_for_distribution(ones[0, 0])) == 1.0
+
+
+def test_the_test_function_reduces_through_a_name_of_its_module():
+    """Several workers need another `reduce_per_replica`: the stock one takes a mean along an axis of a scalar."""
+    assert "reduce_per_replica" in TensorFlowTrainer._make_function.__code__.co_names or any(
+        "reduce_per_replica" in getattr(const, "co_names", ())
+        for const in TensorFlowTrainer._make_function.__code__.co_consts
+    )
+    assert list(inspect.signature(tensorflow_trainer.reduce_per_replica).parameters) == [
+        "values",
+        "strategy",
+        "reduction",
+    ]
+
+
+def test_the_epoch_iterator_asks_a_strategy_only_to_distribute_its_data_set():
+    asked = []
+
+    class Strategy:
+        def experimental_distribute_dataset(self, data):
+            asked.append(data)
+            return data.take(1)
+
+    iterator = TFEpochIterator(x=X, y=Y, batch_size=7, distribute_strategy=Strategy())
+    assert len(list(next(iter(iterator))[2])) == 1
+    assert isinstance(asked[0], tf.data.Dataset)
+
+
+def test_data_sets_are_sharded_as_their_policy_says():
+    for policy, elements in (("DATA", [1, 4, 7]), ("OFF", list(range(10)))):
+        options = tf.data.Options()
+        options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy[policy]
+        shard = auto_shard_dataset(tf.data.Dataset.range(10).with_options(options), 3, 1)
+        assert [int(each) for each in shard] == elements
+
+
+def test_callbacks_write_their_files_in_one_method():
+    """Of several workers, all but the first have it replaced."""
+    for callback in (keras.callbacks.ModelCheckpoint, keras.callbacks.BackupAndRestore):
+        assert callable(callback._save_model)
+    assert keras.callbacks.BackupAndRestore("folder").delete_checkpoint

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -89,6 +88,10 @@ def test_iterates_are_those_of_one_process(case, two_workers):
     assert_same(case, *two_workers)
 
 
+def test_one_all_reduce_an_evaluation(two_workers):
+    assert [results["collectives"] for results in two_workers[1:]] == [[1, 1]] * 2
+
+
 def test_files_are_written_once(two_workers, folder):
     alone, two = [pd.read_csv(folder / f"files of {count}" / "log.csv") for count in (1, 2)]
     pd.testing.assert_frame_equal(two, alone, rtol=1e-6)
@@ -105,7 +108,7 @@ def test_four_workers_with_uneven_shards(folder):
         assert_same(case, *outcomes)
 
 
-def test_a_death_is_noticed_and_a_restart_goes_on(folder):
+def test_a_death_is_noticed_and_a_restart_goes_on(folder, two_workers):
     command = ["-m", "tests.worker", str(folder)]
     survivor, dead = start(2, [*command, "dies"], folder)
     assert dead.wait(120) == -9
@@ -117,9 +120,7 @@ def test_a_death_is_noticed_and_a_restart_goes_on(folder):
     first, second = (json.loads((folder / f"{worker}.json").read_text())["restarts"] for worker in range(2))
     assert first == second
     assert len(first["history"]["loss"]) == 8 - 4
-    shutil.rmtree(folder / "backup")
-    finish(start(None, [*command, "restarts"], folder))
-    never_stopped = json.loads((folder / "alone.json").read_text())["restarts"]
+    never_stopped = two_workers[0]["tfp"]
     np.testing.assert_allclose(first["weights"], never_stopped["weights"], rtol=1e-10)
     np.testing.assert_allclose(first["history"]["loss"], never_stopped["history"]["loss"][4:], rtol=1e-10)
 

@@ -1,6 +1,8 @@
 """Fits under `tf.distribute` strategies of one process: the iterates are those of one device, with one all-reduce."""
 
+import gc
 import itertools
+from collections import Counter
 
 import keras
 import numpy as np
@@ -8,8 +10,24 @@ import pytest
 import tensorflow as tf
 
 import kormos_opt
-from tests.problems import compiled, network, regression
-from tests.test_resume import flat_weights
+from tests.problems import compiled, network, prepared, regression
+from tests.test_resume import flat_weights, with_dropout_and_batchnorm
+
+
+def collectives(objective, batch, name):
+    """How often each operation occurs in the graph of an evaluation or product; those of loops' bodies count once.
+
+    AddN is counted outside of the replicas only, where it is the sum over them.
+    """
+    size = objective.parameters.size
+    run, data = objective._passes[name].inside(batch.full_batch, 7)
+    point = (tf.zeros(size, tf.float64),) * (2 if name == "product" else 1)
+    whole = tf.function(lambda: run(point, batch.rows, batch.totals, *data))
+    graph = whole.get_concrete_function().graph.as_graph_def()
+    outside = Counter(node.op for node in graph.node)
+    inside = Counter(node.op for function in graph.library.function for node in function.node_def)
+    del inside["AddN"]
+    return outside + inside
 
 
 def mirrored(count):
@@ -56,8 +74,11 @@ def assert_same(outcomes, rtol=1e-10):
         np.testing.assert_allclose(distributed[name], history[name], rtol=rtol, err_msg=name)
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize(
+    ("strategy", "optimizer"),
+    [("three replicas", optimizer) for optimizer in OPTIMIZERS]
+    + [("two replicas", "scipy"), ("one replica", "scipy"), ("one device", "scipy")],
+)
 def test_iterates_are_those_of_one_device(strategy, optimizer, float64):
     assert_same(both(STRATEGIES[strategy](), optimizer=OPTIMIZERS[optimizer], metrics=["mae", "cosine_similarity"]))
 
@@ -118,7 +139,7 @@ def penalized():
     return network(kernel_regularizer=keras.regularizers.L2(0.1), activity_regularizer=keras.regularizers.L1(0.01))
 
 
-@pytest.mark.parametrize("optimizer", [kormos_opt.LBFGS, chunked, streaming])
+@pytest.mark.parametrize("optimizer", [chunked, streaming])
 @pytest.mark.parametrize(
     "fit", [weighted, validated, fewer_rows_than_replicas, data_set, cut_short, distributed, in_pieces]
 )
@@ -172,17 +193,137 @@ def _mean(x):
     return tf.reduce_mean(x, axis=1)
 
 
-def test_one_all_reduce_an_evaluation():
-    """However many chunks there are: the sums of the replicas meet once, in one vector."""
-    for rows in (None, 7):
-        x, y = regression()
-        with mirrored(2).scope():
-            model = compiled(network(), kormos_opt.LBFGS(batch_size=rows), metrics=["mae"])
-        model.fit(x, y, epochs=2, verbose=0)
-        replicas = model.train_function._replicas
-        passes = model.train_function._objective._passes["gradient"]
-        local = next(iter(passes._local.cache_parameters()), None)
-        del local, replicas
+@pytest.mark.parametrize("name", ["gradient", "value", "product"])
+def test_one_sum_over_replicas_an_evaluation(name):
+    """However many chunks, metrics and averages there are, the graph adds up one vector. On CPUs that is an AddN."""
+    x, y = regression()
+    with mirrored(2).scope():
+        model = compiled(with_dropout_and_batchnorm(), kormos_opt.NewtonCG(batch_size=7), metrics=["mae"])
+    objective, batch = prepared(model, x, y)
+    counts = collectives(objective, batch, name)
+    assert counts["AddN"] == 1
+    assert not any("Collective" in operation for operation in counts)
+
+
+@pytest.mark.parametrize("optimizer", [kormos_opt.LBFGS, streaming])
+def test_stop_and_resume_is_never_stopped(optimizer):
+    x, y = regression()
+    strategy, weights = mirrored(2), []
+    for pieces in ((6,), (1, 3, 6)):
+        keras.utils.set_random_seed(0)
+        with strategy.scope():
+            model = compiled(with_dropout_and_batchnorm(), optimizer())
+        for start, end in itertools.pairwise((0, *pieces)):
+            model.fit(x, y, epochs=end, initial_epoch=start, verbose=0)
+        weights.append(flat_weights(model))
+    np.testing.assert_array_equal(weights[0], weights[1])
+
+
+@pytest.mark.parametrize("how", [{"run_eagerly": True}, {"jit_compile": True}])
+def test_eager_and_compiled_models(how, float64):
+    assert_same(both(mirrored(2), optimizer=chunked, epochs=3, **how))
+
+
+def test_float64_of_a_float32_model():
+    """Layers read x itself on every replica."""
+    outcomes = both(mirrored(2), optimizer=lambda: kormos_opt.LBFGS(precision="float64"))
+    np.testing.assert_allclose(outcomes[1][0], outcomes[0][0], rtol=1e-6)
+    np.testing.assert_allclose(outcomes[1][1]["loss"], outcomes[0][1]["loss"], rtol=1e-12)
+
+
+def test_logs_of_a_custom_step_are_means_over_rows(float64):
+    class Custom(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.dense = keras.layers.Dense(1)
+
+        def call(self, x):
+            return self.dense(x)
+
+        def train_step(self, data):
+            logs = super().train_step(data)
+            x, _ = data
+            return {**logs, "mean of x": tf.reduce_mean(x)}
+
+    x, y = regression(dtype="float64")
+    with mirrored(3).scope():
+        model = compiled(Custom())
+    history = model.fit(x[:50], y[:50], epochs=2, verbose=0).history
+    np.testing.assert_allclose(history["mean of x"], np.mean(x[:50]), rtol=1e-12)
+
+
+def test_an_unbuilt_model_and_evaluate(float64):
+    x, y = regression(dtype="float64")
+    with mirrored(3).scope():
+        model = compiled(keras.Sequential([keras.layers.Dense(1)]), metrics=["mae"])
+    model.evaluate(x[:4], y[:4], verbose=0)
+    loss = model.fit(x, y, epochs=30, verbose=0).history["loss"][-1]
+    np.testing.assert_allclose(model.evaluate(x, y, batch_size=7, verbose=0)[0], loss, rtol=1e-6)
+
+
+def test_inside_the_scope_or_outside(float64):
+    x, y = regression(dtype="float64")
+    strategy, weights = mirrored(2), []
+    for inside in (True, False):
+        keras.utils.set_random_seed(0)
+        with strategy.scope():
+            model = compiled(network())
+            if inside:
+                model.fit(x, y, epochs=3, verbose=0)
+        if not inside:
+            model.fit(x, y, epochs=3, verbose=0)
+        weights.append(flat_weights(model))
+    np.testing.assert_array_equal(weights[0], weights[1])
+
+
+def test_train_on_batch_and_functions_of_the_weights(float64):
+    x, y = regression(dtype="float64")
+    values = []
+    for scope in (tf.distribute.get_strategy().scope, mirrored(2).scope):
+        keras.utils.set_random_seed(0)
+        with scope():
+            model = compiled(network())
+        optimizer = kormos_opt.LBFGS()
+        optimizer.build(model, (x, y))
+        point = np.linspace(-1, 1, len(optimizer.get_weights()))
+        values.append([optimizer.func(point), *optimizer.grad(point), *optimizer.hessp(point, point)])
+        values[-1] += np.ravel(model.train_on_batch(x, y)).tolist()
+    np.testing.assert_allclose(values[1], values[0], rtol=1e-10)
+
+
+def test_no_host_callback_under_a_strategy():
+    """An iteration of the in-graph engine, as a TPU would run it."""
+    x, y = regression()
+    with mirrored(2).scope():
+        model = compiled(network(), kormos_opt.LBFGS(engine="tfp"))
+    model.fit(x, y, epochs=1, verbose=0)
+    (step,) = model.train_function._run._step.values()
+    _, data = model.train_function._objective.inside(prepared(model, x, y)[1])
+    graph = step.get_concrete_function(*data).graph.as_graph_def()
+    operations = {node.op for node in graph.node} | {node.op for f in graph.library.function for node in f.node_def}
+    assert not {"PyFunc", "EagerPyFunc", "PyFuncStateless"} & operations
+
+
+def test_nothing_keeps_the_data():
+    x, y = regression(rows=1000)
+    with mirrored(2).scope():
+        model = compiled(network())
+    model.fit(x, y, epochs=2, verbose=0)
+    gc.collect()
+    rows = {500, 1000}
+    kept = [
+        each
+        for each in gc.get_objects()
+        if isinstance(each, tf.Tensor) and tuple(each.shape[:1])[:1] and each.shape[0] in rows
+    ]
+    assert not [each for each in kept if hasattr(each, "numpy")]
+
+
+@pytest.mark.skipif(not tf.config.list_physical_devices("GPU"), reason="needs a GPU")
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_gpus(optimizer, float64):
+    strategy = tf.distribute.MirroredStrategy()
+    assert_same(both(strategy, optimizer=OPTIMIZERS[optimizer]), rtol=1e-8)
 
 
 def test_batchnorm_averages_are_means_over_the_replicas():

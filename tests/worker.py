@@ -11,7 +11,9 @@ import numpy as np
 import tensorflow as tf
 
 import kormos_opt
-from tests.problems import linear, network, regression
+from tests.problems import linear, network, prepared, regression
+from tests.test_resume import with_dropout_and_batchnorm
+from tests.test_strategies import collectives
 
 
 def fit(strategy, optimizer, data, epochs=5, make=network, **arguments):
@@ -83,7 +85,7 @@ CASES = {
     "PyDataset": lambda strategy, folder: fit(strategy, LBFGS(), (Slices(),)),
     "newton-cg": lambda strategy, folder: fit(strategy, kormos_opt.NewtonCG(), arrays()),
     "trust-exact": lambda strategy, folder: fit(strategy, kormos_opt.TrustExact(), arrays()),
-    "tfp": lambda strategy, folder: fit(strategy, LBFGS(engine="tfp"), arrays()),
+    "tfp": lambda strategy, folder: fit(strategy, LBFGS(engine="tfp"), arrays(), epochs=8),
     "to the end": lambda strategy, folder: fit(strategy, LBFGS(), arrays(), epochs=300, make=linear),
 }
 
@@ -140,6 +142,15 @@ def failing(strategy, folder):
     return fit(strategy, LBFGS(cache=False), (data,))
 
 
+def count_collectives(strategy):
+    """All-reduces in the graph of an evaluation over nine chunks, with two metrics, and in that of a product."""
+    with strategy.scope():
+        model = with_dropout_and_batchnorm()
+        model.compile(optimizer=kormos_opt.NewtonCG(batch_size=7), loss="mse", metrics=["mae"])
+    objective, batch = prepared(model, *arrays())
+    return [collectives(objective, batch, name)["CollectiveReduceV2"] for name in ("gradient", "product")]
+
+
 CASES["callbacks"] = with_callbacks
 OTHER_CASES = {
     "dies": lambda strategy, folder: restartable(strategy, folder, [Death()]),
@@ -161,6 +172,8 @@ def main(folder: Path, names: list[str]) -> None:
     alone = worker() is None
     strategy = tf.distribute.get_strategy() if alone else tf.distribute.MultiWorkerMirroredStrategy()
     results = {name: {**CASES, **OTHER_CASES}[name](strategy, folder) for name in names or CASES}
+    if not names:
+        results["collectives"] = count_collectives(strategy)
     (folder / f"{'alone' if alone else worker()}.json").write_text(json.dumps(results))
 
 
