@@ -206,12 +206,5 @@ def rows_of(data, start, size):
     return keras.tree.map_structure(lambda leaf: None if leaf is None else leaf[start : start + size], data)
 
 
-def any_rows(leaf):
-    """What to trace a chunk for: the dtype and shape of `leaf` with any number of rows."""
-    if not isinstance(leaf, tf.Tensor) or leaf.shape.rank == 0:
-        return leaf
-    return tf.TensorSpec((None, *leaf.shape[1:]), leaf.dtype)
-
-
 def _added(sums, terms):
     return tuple(total + term for total, term in zip(sums, terms, strict=True))

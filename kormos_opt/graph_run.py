@@ -144,16 +144,16 @@ class GraphRun(Run):
         """Whether the variables are those of a run that stands at these weights, with this f."""
         memory, usual = self._memory, self._objective.state.save()
         here = self._objective.parameters.round(memory.position.numpy())
-        if not (int(memory.is_running) and np.array_equal(here, x)):
+        if not (memory.is_running.numpy() and np.array_equal(here, x)):
             return False
         for seed, value in zip(self._objective.state.seeds, memory.seeds.numpy(), strict=False):
             seed.assign(value)
         evaluation = self._objective.evaluate(memory.position.numpy(), batch)
-        same = evaluation.fun == float(memory.objective_value)
+        same = evaluation.fun == float(memory.objective_value.numpy())
         if not (same and np.array_equal(evaluation.jac, memory.objective_gradient.numpy())):
             self._objective.state.restore(usual)
             return False
-        self.nit, self.nfev = int(memory.nit), int(memory.nfev)
+        self.nit, self.nfev = int(memory.nit.numpy()), int(memory.nfev.numpy())
         self._take(evaluation)
         return True
 

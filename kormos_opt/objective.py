@@ -18,7 +18,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from kormos_opt import chunk_size, full_pass, keras_hook, precision, train_step
+from kormos_opt import chunk_size, keras_hook, precision, train_step
 from kormos_opt.batch_pass import BatchPass
 from kormos_opt.flat_parameters import FlatParameters
 from kormos_opt.full_batch import NO_ROWS, BatchList, FullBatch, first_chunk
@@ -130,7 +130,7 @@ class Objective:
         return batch
 
     def _build(self, chunk, batch):
-        spec = keras.tree.map_structure(full_pass.any_rows, chunk)
+        spec = keras.tree.map_structure(keras_hook.any_rows, chunk)
         uncounted = tf.TensorSpec((0,), tf.float64)
         if self._replicas is not None:
             keras_hook.build(self._model, spec)  # as `fit` has done already

@@ -108,7 +108,8 @@ class ReplicaPass(FullPass):
         before, _ = tally
         self._state.restore(before)
         if self._replicas.workers > 1:
-            self._replicas.tell_failure(4 + sum(int(np.prod(shape)) for shape, _ in self._layout(point)))
+            groups = self._layout(point)
+            self._replicas.tell_failure(1 + sum(int(np.prod(shape)) for group in groups for shape, _ in group))
 
     def _run_local(self, structure, rows_per_chunk, point, total_rows, totals, *flat):
         before = self._run_begin(point[0])
@@ -169,24 +170,24 @@ class ReplicaPass(FullPass):
         return tf.concat([self._replicas.header(point[0]), *pieces], axis=0)
 
     def _layout(self, point):
-        """Shapes and dtypes of what follows `header` and `rows` in the vector."""
-        variables = (*self._state.metrics, *self._state.averages)
-        return [
-            *((shape, "float64") for shape in self._terms.shapes(*point)),
-            *((variable.shape, variable.dtype) for variable in variables),
-            *((spec.shape, spec.dtype) for spec in keras.tree.flatten(self._terms.logs())),
-        ]
+        """Shapes and dtypes of what follows `header` and `rows` in the vector: terms, metrics, averages, logs."""
+        return (
+            [(shape, "float64") for shape in self._terms.shapes(*point)],
+            [(variable.shape, variable.dtype) for variable in self._state.metrics],
+            [(variable.shape, variable.dtype) for variable in self._state.averages],
+            [(spec.shape, spec.dtype) for spec in keras.tree.flatten(self._terms.logs())],
+        )
 
     def _run_outcome(self, total, point):
+        """Takes the summed vector apart."""
         layout = self._layout(point)
-        header, rows, *pieces = tf.split(total, [3, 1, *(int(np.prod(shape)) for shape, _ in layout)])
-        del header
-        terms, metrics = len(self._terms.shapes(*point)), len(self._state.metrics)
-        values = [
-            tf.cast(tf.reshape(piece if i < terms + metrics else piece / rows, shape), dtype)
-            for i, (piece, (shape, dtype)) in enumerate(zip(pieces, layout, strict=True))
-        ]
-        averages, logs = np.split(np.arange(terms + metrics, len(values)), [len(self._state.averages)])
-        logs = keras.tree.pack_sequence_as(self._terms.logs(), [values[i] for i in logs])
-        logs = self._state.results(values[terms : terms + metrics], logs)
-        return Outcome(tuple(values[:terms]), [values[i] for i in averages], logs)
+        sizes = [int(np.prod(shape)) for group in layout for shape, _ in group]
+        _, rows, *pieces = tf.split(total, [self._replicas.header_size, 1, *sizes])
+        pieces = iter(pieces)
+
+        def values(group, divisor):
+            return [tf.cast(tf.reshape(next(pieces) / divisor, shape), dtype) for shape, dtype in group]
+
+        terms, metrics, averages, logs = map(values, layout, (1.0, 1.0, rows, rows))
+        logs = keras.tree.pack_sequence_as(self._terms.logs(), logs)
+        return Outcome(tuple(terms), averages, self._state.results(metrics, logs))

@@ -98,6 +98,8 @@ class Replicas:
         """`function` on every replica of this process."""
         return self.strategy.run(function, args=arguments)
 
+    header_size = 3
+
     def header(self, x: tf.Tensor) -> tf.Tensor:
         """What `sum` looks at, float64 of shape `(3,)`: a checksum of `x`, its square, and room for `tell_failure`."""
         checksum = tf.cast(tf.math.floormod(tf.reduce_sum(tf.bitcast(x, tf.int64)), _CHECKSUMS), tf.float64)
@@ -112,9 +114,9 @@ class Replicas:
         return self._reduce(vectors) if tf.inside_function() else self._reduced(vectors)
 
     def tell_failure(self, size: int) -> None:
-        """Makes the `sum` of the other workers fail, to which they hand vectors of `size`."""
+        """Makes the `sum` of the other workers fail, to which they hand `size` numbers behind the header."""
         with contextlib.suppress(tf.errors.OpError):
-            self.sum(self._everywhere(tf.one_hot(2, size, dtype=tf.float64)))
+            self.sum(self._everywhere(tf.one_hot(2, self.header_size + size, dtype=tf.float64)))
 
     def sum_of_rows(self, rows: int) -> int:
         """The rows of all processes together, from those of this one."""

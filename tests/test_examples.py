@@ -1,6 +1,7 @@
 """The examples run, and reach what their documentation says. Without data of their own they are given small data."""
 
 import runpy
+import subprocess
 import sys
 
 import keras
@@ -40,11 +41,28 @@ def test_movielens(ratings, tmp_path, monkeypatch, capsys):
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
-def test_mnist(tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def images(tmp_path):
+    """A folder with 400 images in the format of MNIST, whose brightness is their label."""
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 10, 400)
     images = (rng.integers(0, 60, (400, 28, 28)) + 15 * labels[:, None, None]).astype("uint8")
     np.savez(tmp_path / "mnist.npz", x_train=images, y_train=labels)
+    return tmp_path
+
+
+def test_several_workers_print_what_one_does(images):
+    command = [sys.executable, "-m", "examples.multi_worker", "--data", str(images), "--rows", "101", "--epochs", "4"]
+    tables = []
+    for workers in ([], ["--workers", "2"]):
+        run = subprocess.run([*command, *workers], capture_output=True, text=True, check=True)
+        tables.append([line.split() for line in run.stdout.splitlines() if line[:1].isdigit()][:4])
+    losses = np.array(tables, "float64")[:, :, -1]
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4)
+    assert losses[0, -1] < losses[0, 0]
+
+
+def test_mnist(images, tmp_path, monkeypatch, capsys):
     picture = tmp_path / "picture.png"
     monkeypatch.setenv("MPLBACKEND", "agg")
     monkeypatch.setattr(

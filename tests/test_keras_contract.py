@@ -365,3 +365,21 @@ def test_callbacks_write_their_files_in_one_method():
     for callback in (keras.callbacks.ModelCheckpoint, keras.callbacks.BackupAndRestore):
         assert callable(callback._save_model)
     assert keras.callbacks.BackupAndRestore("folder").delete_checkpoint
+
+
+def test_saving_makes_no_optimizer_after_a_fit(tmp_path, monkeypatch):
+    """Each one would cost memory that is never given back."""
+    model = linear()
+    model.compile("l-bfgs-b", "mse")
+    model.fit(X, Y, epochs=1, verbose=0)
+    made, init = [], keras.optimizers.Optimizer.__init__
+
+    def counting(self, *args, **kwargs):
+        made.append(1)
+        init(self, *args, **kwargs)
+
+    monkeypatch.setattr(keras.optimizers.Optimizer, "__init__", counting)
+    model.save(tmp_path / "model.keras")
+    assert not made
+    model.optimizer.from_config(model.optimizer.get_config())
+    assert made

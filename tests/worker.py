@@ -73,6 +73,7 @@ LBFGS = kormos_opt.LBFGS
 CASES = {
     "arrays": lambda strategy, folder: fit(strategy, LBFGS(), arrays()),
     "chunks": lambda strategy, folder: fit(strategy, LBFGS(batch_size=7), arrays()),
+    "one row": lambda strategy, folder: fit(strategy, LBFGS(), [part[:1] for part in arrays()]),
     "weights": lambda strategy, folder: fit(
         strategy, LBFGS(), arrays(), sample_weight=np.linspace(0, 2, 61), validation_split=0.3
     ),
