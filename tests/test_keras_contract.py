@@ -348,7 +348,7 @@ def test_the_epoch_iterator_asks_a_strategy_only_to_distribute_its_data_set():
             return data.take(1)
 
     iterator = TFEpochIterator(x=X, y=Y, batch_size=7, distribute_strategy=Strategy())
-    assert len(list(next(iter(iterator))[2])) == 1
+    assert len(list(next(iter(iterator))[-1])) == 1
     assert isinstance(asked[0], tf.data.Dataset)
 
 

@@ -136,7 +136,7 @@ def chunked():
 
 
 def penalized():
-    return network(kernel_regularizer=keras.regularizers.L2(0.1), activity_regularizer=keras.regularizers.L1(0.01))
+    return network(kernel_regularizer=keras.regularizers.L2(0.1), bias_regularizer=keras.regularizers.L1(0.01))
 
 
 @pytest.mark.parametrize("optimizer", [chunked, streaming])
