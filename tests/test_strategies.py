@@ -136,7 +136,7 @@ def chunked():
 
 
 def penalized():
-    return network(kernel_regularizer=keras.regularizers.L2(0.1), bias_regularizer=keras.regularizers.L1(0.01))
+    return network(kernel_regularizer=keras.regularizers.L2(0.1), bias_regularizer=keras.regularizers.L2(0.01))
 
 
 @pytest.mark.parametrize("optimizer", [chunked, streaming])
@@ -163,7 +163,9 @@ def test_masks_weigh_with_their_valid_entries(optimizer, float64):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(25, 3, 4)) * (rng.random((25, 3, 1)) < 0.7)
     y = x.sum(axis=2, keepdims=True)
-    assert_same(both(mirrored(3), masked, optimizer, fit=lambda model: model.fit(x, y, epochs=4, verbose=0)))
+    masks_are_float64 = tuple(map(int, keras.__version__.split(".")[:2])) >= (3, 11)
+    outcomes = both(mirrored(3), masked, optimizer, fit=lambda model: model.fit(x, y, epochs=4, verbose=0))
+    assert_same(outcomes, rtol=1e-10 if masks_are_float64 else 1e-6)
 
 
 @pytest.mark.parametrize("optimizer", [kormos_opt.LBFGS, streaming])
