@@ -57,7 +57,8 @@ SOURCES = {
     "CSV": csv,
     "PyDataset with threads": lambda folder: Slices(workers=2),
     "generator data set": lambda folder: tf.data.Dataset.from_generator(
-        lambda: iter(Slices()), output_signature=(tf.TensorSpec((None, 4), X.dtype), tf.TensorSpec((None, 1), Y.dtype))
+        lambda: (Slices()[i] for i in range(BATCHES)),
+        output_signature=(tf.TensorSpec((None, 4), X.dtype), tf.TensorSpec((None, 1), Y.dtype)),
     ),
 }
 
