@@ -1,8 +1,9 @@
 """A convolutional network on MNIST: one epoch of Adam, then three iterations of L-BFGS-B on all 60000 images.
 
-python -m examples.mnist [--data FOLDER] [--seed 0] [--rows 60000] [--picture mnist.png]
+python -m examples.mnist [--data FOLDER] [--seed 0] [--rows 60000] [--batch-size auto] [--picture mnist.png]
 
-FOLDER holds `mnist.npz`; without it Keras downloads the images. `--rows` takes fewer images.
+FOLDER holds `mnist.npz`; without it Keras downloads the images. `--rows` takes fewer. `--batch-size auto` measures
+how many images the memory takes at a time, and stays below a limit set with `ulimit -v`.
 """
 
 import argparse
@@ -35,6 +36,11 @@ def build_model() -> keras.Model:
     )
 
 
+def batch_size(text: str) -> int | str:
+    """A number, or `"auto"`."""
+    return text if text == "auto" else int(text)
+
+
 def main() -> None:
     """Trains with both, prints the tables and draws them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -42,7 +48,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rows", type=int, default=60_000)
     parser.add_argument("--epochs", type=int, default=3)
-    parser.add_argument("--batch-size", type=int, default=2**14)
+    parser.add_argument("--batch-size", type=batch_size, default=2**14, help='a number, or "auto"')
     parser.add_argument("--picture", default="mnist.png")
     arguments = parser.parse_args()
 

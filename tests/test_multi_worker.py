@@ -81,6 +81,7 @@ def assert_same(case, alone, *workers):
     for name, column in alone["history"].items():
         np.testing.assert_allclose(first["history"][name], column, rtol=1e-6, err_msg=name)
     assert first["message"] == alone["message"]
+    np.testing.assert_allclose(first.get("evaluation", 0), alone.get("evaluation", 0), rtol=1e-6)
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -91,6 +91,10 @@ CASES = {
 }
 
 
+class Evaluation(keras.callbacks.Callback):
+    """Holds the model, to evaluate it after the fit."""
+
+
 def with_callbacks(strategy, folder):
     """Early stopping ends it; files are written once, to the same places by all workers."""
     folder = folder / f"files of {strategy.num_replicas_in_sync}"
@@ -101,7 +105,11 @@ def with_callbacks(strategy, folder):
         keras.callbacks.CSVLogger(folder / "log.csv"),
     ]
     x, y = arrays()
-    return fit(strategy, LBFGS(), (x[:40], y[:40]), 50, callbacks=callbacks, validation_data=(x[40:], y[40:]))
+    evaluation = Evaluation()
+    result = fit(
+        strategy, LBFGS(), (x[:40], y[:40]), 50, callbacks=[*callbacks, evaluation], validation_data=(x[40:], y[40:])
+    )
+    return {**result, "evaluation": evaluation.model.evaluate(x, y, batch_size=9, verbose=0)}
 
 
 class Death(keras.callbacks.Callback):
