@@ -103,7 +103,7 @@ def test_files_are_written_once(two_workers, folder):
 
 def test_four_workers_with_uneven_shards(folder):
     """61 rows, five files and nine batches: no worker has as much as another."""
-    cases = ["streamed files", "tfp", "callbacks"]
+    cases = ["streamed files", "callbacks"]
     outcomes = results(4, cases, folder)
     for case in cases:
         assert_same(case, *outcomes)
