@@ -128,14 +128,14 @@ class FullPass:
 
     def suspend(self, tally):
         """Puts the model's state back between two batches. Returns what `resume` needs."""
-        moved = self._state.save()
+        moved = self._state.save_all()
         self._state.restore(tally[0])
         return moved
 
     def resume(self, point, moved) -> None:
         """Goes back to where `suspend` was called."""
         self._assign(point[0])
-        self._state.restore(moved)
+        self._state.restore_all(moved)
 
     def give_up(self, tally, point) -> None:
         """Ends a pass over batches that cannot go on."""

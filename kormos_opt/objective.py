@@ -134,6 +134,10 @@ class Objective:
         uncounted = tf.TensorSpec((0,), tf.float64)
         if self._replicas is not None:
             keras_hook.build(self._model, spec)  # as `fit` has done already
+            if self._model.run_eagerly and int(keras_hook.rows_of(chunk)) > 0:
+                state = self.state.save()
+                self._replicas.run(self._count_terms, (), chunk, batch.rows, batch.totals)
+                self.state.restore(state)
         elif self._model.run_eagerly:
             was_built, state = self._model.built, self.state.save()
             self._count_terms((), chunk, batch.rows, batch.totals)

@@ -4,8 +4,8 @@ A replica hands over one vector, in which everything is a sum over its rows:
 
     header | rows | terms | variables of the metrics | rows * BatchNorm averages | rows * logs
 
-Divided by all rows the last two are means; the metrics are computed from the summed variables, so they are those of
-all rows, however unequal the parts.
+Divided by all rows the last two are means, as are the variables of metrics whose `aggregation` is not "sum". The metrics
+are computed from those variables, so they are those of all rows, however unequal the parts.
 """
 
 import functools
@@ -42,8 +42,8 @@ class ReplicaPass(FullPass):
         self._local = functools.cache(lambda *cut: self.compiled(functools.partial(self._run_local, *cut), exact=True))
         self._add = functools.cache(lambda structure: self.compiled(functools.partial(self._run_add, structure)))
         self._start = self.compiled(lambda point: replicas.run(self._start_on_replica, point))
-        self._save = self.compiled(lambda: replicas.run(state.save))
-        self._restore = self.compiled(lambda values: replicas.run(state.restore, values))
+        self._save = self.compiled(lambda: replicas.run(state.save_all))
+        self._restore = self.compiled(lambda values: replicas.run(state.restore_all, values))
         self._vectors = self.compiled(lambda local, point: replicas.run(self._vector, local, point))
         self._outcome = self.compiled(self._run_outcome)
 
@@ -161,7 +161,10 @@ class ReplicaPass(FullPass):
 
     def _vector(self, local, point):
         rows, sums, logs = local
-        metrics = [tf.cast(variable.value, tf.float64) for variable in self._state.metrics]
+        metrics = [
+            tf.cast(variable.value, tf.float64) * (1.0 if variable.aggregation == "sum" else rows)
+            for variable in self._state.metrics
+        ]
         means = [
             rows * tf.cast(value, tf.float64)
             for value in (*(variable.value for variable in self._state.averages), *keras.tree.flatten(logs))
@@ -189,5 +192,9 @@ class ReplicaPass(FullPass):
             return [tf.cast(tf.reshape(next(pieces) / divisor, shape), dtype) for shape, dtype in group]
 
         terms, metrics, averages, logs = map(values, layout, (1.0, 1.0, rows, rows))
+        metrics = [
+            value if variable.aggregation == "sum" else value / tf.cast(rows[0], value.dtype)
+            for variable, value in zip(self._state.metrics, metrics, strict=True)
+        ]
         logs = keras.tree.pack_sequence_as(self._terms.logs(), logs)
         return Outcome(tuple(terms), averages, self._state.results(metrics, logs))

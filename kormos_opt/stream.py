@@ -1,7 +1,8 @@
 """Batches that every pass reads anew from the input pipeline, and the proof that they are the same each time.
 
 The objective is a sum over the data, so it is a function of the weights only if all passes see the same rows. The first
-pass counts them and takes two checksums: one of the first batch, one of all rows in any order.
+pass counts them and takes two checksums: one of the first batch, which tells another order, and one of all rows in any
+order, which tells other values.
 """
 
 import logging
@@ -32,44 +33,35 @@ class Stream:
         self._first = self._all = None
         self._is_shuffled = False
         self.rows = self.batches = 0
-        for _ in self._read(0):
+        for _ in self._read():
             pass
 
-    def __len__(self):
-        return self.batches
-
     def __iter__(self) -> Iterator:
-        return self._read(None)
+        return self._read()
 
-    def _read(self, content):
-        """All batches. Where `content` is a number, the fingerprints of all rows are added to it."""
-        rows = count = 0
+    def _read(self):
+        """All batches, in every pass with the fingerprints of all rows added up: a sum knows no order."""
+        rows = batches = content = 0
+        is_first_pass, is_reordered = self._all is None, False
         for batch in self._batches:
-            looks = count == 0 and not self._is_shuffled
-            if looks or content is not None:
-                prints = _fingerprints(batch)
-                if looks and self._first is None:
-                    self._first = prints
-                elif looks and not np.array_equal(prints, self._first):
-                    content = 0
-            if content is not None:
-                content += int(prints.sum(dtype=np.uint64))
-            rows += len(prints) if content is not None else int(keras_hook.rows_of(batch))
-            count += 1
+            prints = _fingerprints(batch)
+            if is_first_pass and batches == 0:
+                self._first = prints
+            elif batches == 0:
+                is_reordered = not np.array_equal(prints, self._first)
+            content = (content + int(prints.sum(dtype=np.uint64))) % 2**64
+            rows += len(prints)
+            batches += 1
             yield batch
-        if self._all is None:
-            self.rows, self.batches, self._all = rows, count, content
-            return
-        if rows != self.rows:
+        if is_first_pass:
+            self.rows, self.batches, self._all = rows, batches, content
+        elif rows != self.rows:
             raise RuntimeError(_OTHER_ROWS.format(self.rows, rows))
-        if content is not None:
-            self._check(content)
-
-    def _check(self, content):
-        if content % 2**64 != self._all % 2**64:
+        elif content != self._all:
             raise RuntimeError(_OTHER_CONTENT)
-        self._is_shuffled = True
-        _log.warning(_SHUFFLED)
+        elif is_reordered and not self._is_shuffled:
+            self._is_shuffled = True
+            _log.warning(_SHUFFLED)
 
 
 _OTHER_ROWS = (
@@ -78,7 +70,8 @@ _OTHER_ROWS = (
 )
 _OTHER_CONTENT = (
     "Expected the same data in every pass. Received: other values than in the first pass, in the same number of rows. "
-    "Leave out random augmentation and random choices of rows, or give the optimizer cache=True."
+    "Leave out random augmentation and random choices of rows, in the on_epoch_end of a PyDataset too, or give the "
+    "optimizer cache=True."
 )
 _SHUFFLED = (
     "The data comes in another order in every pass, so the loss is a function of the weights but for its rounding. "

@@ -95,7 +95,9 @@ class TrainFunction:
                 yield
         finally:
             self._data = self._batch = self._awaited = None
-            if self._run is not None and not self.has_ended:
+            if self._run is not None and self._run.accepted is None:
+                self.close()
+            elif self._run is not None and not self.has_ended:
                 self._optimizer.record(self._run.interrupted("Another fit on the same data goes on from here"))
 
     def __call__(self, iterator) -> dict:
@@ -130,10 +132,10 @@ class TrainFunction:
 
     def evaluate(self, x: np.ndarray, gradient: bool) -> Evaluation:
         """Answers the solver: f at `x`, and its gradient."""
-        if self._awaited is None:
+        awaited, self._awaited = self._awaited, None
+        if awaited is None:
             evaluation = self._objective.evaluate(x, self._batch, gradient)
         else:
-            awaited, self._awaited = self._awaited, None
             awaited.resume()
             evaluation = self._objective.end(awaited, x, self._batch)
         parameters = self._objective.parameters
@@ -153,6 +155,7 @@ class TrainFunction:
         """One batch of a stream. The model is then again what it was, whatever a callback does with it."""
         with self._guarded():
             self._begin_epoch()
+            self._begin_stage()
             asked = self._run.awaited()
             if asked is not None:
                 weights = self._objective.parameters.ravel()
@@ -170,9 +173,7 @@ class TrainFunction:
             self._begin_epoch()
             moved = 0
             while moved < iterations and not self.has_ended:
-                if self._chain.is_between_stages:
-                    self._chain.next(self._run)
-                    self._start()
+                self._begin_stage()
                 moved += self._iterate()
                 if self._run.result is not None:
                     self._chain.end(self._run.result)
@@ -192,6 +193,11 @@ class TrainFunction:
                 self._chain = Chain(self._optimizer.stages)
             self._start()
         self._first = self._is_new_epoch = False
+
+    def _begin_stage(self):
+        if self._chain.is_between_stages:
+            self._chain.next(self._run)
+            self._start()
 
     @contextlib.contextmanager
     def _guarded(self):
@@ -234,6 +240,7 @@ class TrainFunction:
 
     def _start(self):
         self.close()
+        self._awaited = None
         stage = self._chain.stage
         if stage.pretrain_fn is not None:
             self._pretrain(stage.pretrain_fn)

@@ -226,6 +226,36 @@ def test_eager_and_compiled_models(how, float64):
     assert_same(both(mirrored(2), optimizer=chunked, epochs=3, **how))
 
 
+@pytest.mark.parametrize("optimizer", [kormos_opt.LBFGS, streaming])
+def test_eager_models_with_fewer_rows_than_replicas(optimizer, float64):
+    x, y = regression(rows=3, dtype="float64")
+    data = tf.data.Dataset.from_tensor_slices((x[:1], y[:1])).batch(1)
+
+    def fit(model):
+        return model.fit(data, epochs=2, verbose=0)
+
+    assert_same(both(mirrored(2), optimizer=optimizer, fit=fit, run_eagerly=True, metrics=["mae"]))
+
+
+def test_a_metric_says_how_its_variables_meet(float64):
+    class Scaled(keras.metrics.Metric):
+        def __init__(self, name="scaled"):
+            super().__init__(name=name)
+            self.total = self.add_variable((), "zeros")
+            self.scale = self.add_variable((), "ones", aggregation="only_first_replica")
+
+        def update_state(self, y_true, y_pred, sample_weight=None):
+            self.total.assign_add(keras.ops.sum(y_true - y_pred))
+
+        def reset_state(self):
+            self.total.assign(0.0)
+
+        def result(self):
+            return self.total * self.scale
+
+    assert_same(both(mirrored(3), optimizer=chunked, metrics=[Scaled()], epochs=2), rtol=1e-10)
+
+
 def test_float64_of_a_float32_model():
     """Layers read x itself on every replica."""
     outcomes = both(mirrored(2), optimizer=lambda: kormos_opt.LBFGS(precision="float64"))

@@ -175,6 +175,51 @@ def test_an_end_between_two_batches_keeps_the_last_iterate(when, float64):
         assert len(model.fit(batches(), epochs=2, verbose=0).history["loss"]) == 2
 
 
+@pytest.mark.parametrize("how", ["raise", "stop"])
+def test_an_end_in_the_very_first_evaluation(how, float64):
+    class End(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            if how == "raise":
+                raise InterruptedError
+            self.model.stop_training = True
+
+    model = compiled(network(), kormos_opt.LBFGS(cache=False))
+    before = flat_weights(model)
+    try:
+        model.fit(batches(), epochs=3, callbacks=[End()], verbose=0)
+    except InterruptedError:
+        assert how == "raise"
+    np.testing.assert_array_equal(flat_weights(model), before)
+    assert len(model.fit(batches(), epochs=2, verbose=0).history["loss"]) == 2
+
+
+@pytest.mark.parametrize("methods", [["l-bfgs-b", "bfgs"], ["nelder-mead", "l-bfgs-b"], ["l-bfgs-b", "newton-cg"]])
+def test_chains_go_on_from_stage_to_stage(methods, float64):
+    def frozen(model):
+        model.layers[0].trainable = False
+
+    def thawed(model):
+        model.layers[0].trainable = True
+
+    def chain(cache):
+        return kormos_opt.optimizers.ScipyBatchOptimizer(
+            method=methods, epochs=[3, 4], pretrain_fn=[frozen, thawed], cache=cache
+        )
+
+    kept = fitted(batches(), chain(True), epochs=7)
+    assert_same_fit(kept, fitted(batches(), chain(False), kept[-1], epochs=7))
+
+
+def test_a_callback_may_evaluate_between_batches(float64):
+    class Evaluate(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            self.model.evaluate(X[:3], Y[:3], verbose=0)
+
+    kept = fitted(batches(), kormos_opt.LBFGS(cache=True), epochs=3)
+    streamed = fitted(batches(), kormos_opt.LBFGS(cache=False), kept[-1], epochs=3, callbacks=[Evaluate()])
+    assert_same_fit(kept, streamed)
+
+
 def changing(change):
     """A data set whose pass `number` is that of `change(number, X, Y)`."""
     passes = []
@@ -196,6 +241,10 @@ def other_values(number, x, y):
     return (x, y) if number < 6 else (x + 1e-9, y)
 
 
+def other_values_at_the_end(number, x, y):
+    return (x, y) if number < 6 else (x, y + (np.arange(len(y)) == 59)[:, None])
+
+
 def other_labels(number, x, y):
     return (x, y) if number < 6 else (x, np.roll(y, 1))
 
@@ -205,6 +254,7 @@ def other_labels(number, x, y):
     [
         (shorter, "Expected 60 rows in every pass .* Received: 59 rows"),
         (other_values, "Expected the same data in every pass"),
+        (other_values_at_the_end, "Expected the same data in every pass"),
         (other_labels, "Expected the same data in every pass"),
     ],
 )
