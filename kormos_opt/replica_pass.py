@@ -4,8 +4,8 @@ A replica hands over one vector, in which everything is a sum over its rows:
 
     header | rows | terms | variables of the metrics | rows * BatchNorm averages | rows * logs
 
-Divided by all rows the last two are means, as are the variables of metrics whose `aggregation` is not "sum". The metrics
-are computed from those variables, so they are those of all rows, however unequal the parts.
+Divided by all rows the last two are means, as are the variables of metrics whose `aggregation` is not "sum". The
+metrics are computed from those variables, so they are those of all rows, however unequal the parts.
 """
 
 import functools

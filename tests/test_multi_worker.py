@@ -70,7 +70,7 @@ def results(count, cases, folder):
 
 @pytest.fixture(scope="module")
 def two_workers(folder):
-    return results(2, CASES, folder)
+    return results(2, [*CASES, "collectives"], folder)
 
 
 def assert_same(case, alone, *workers):

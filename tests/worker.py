@@ -166,6 +166,7 @@ OTHER_CASES = {
     "restarts": restartable,
     "disagrees": disagreeing,
     "fails": failing,
+    "collectives": lambda strategy, folder: count_collectives(strategy),
 }
 
 
@@ -180,9 +181,7 @@ def main(folder: Path, names: list[str]) -> None:
     keras.config.set_dtype_policy("float64")
     alone = worker() is None
     strategy = tf.distribute.get_strategy() if alone else tf.distribute.MultiWorkerMirroredStrategy()
-    results = {name: {**CASES, **OTHER_CASES}[name](strategy, folder) for name in names or CASES}
-    if not names:
-        results["collectives"] = count_collectives(strategy)
+    results = {name: {**CASES, **OTHER_CASES}[name](strategy, folder) for name in names}
     (folder / f"{'alone' if alone else worker()}.json").write_text(json.dumps(results))
 
 
