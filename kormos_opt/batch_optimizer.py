@@ -4,6 +4,7 @@ What changes during a fit lives elsewhere. `methods.py` has a class for every me
 """
 
 import contextlib
+import weakref
 from collections.abc import Callable
 
 import keras
@@ -160,13 +161,24 @@ class BatchOptimizer(keras.optimizers.Optimizer):
         """The `scipy.optimize.OptimizeResult` of the last fit, `None` before the first."""
         return self._untracked.result
 
-    def memory_for(self, size: int, pairs: int) -> Memory:
-        """The variables of a solver in the graph: those saved with the optimizer, where they have this size."""
-        memory = self._untracked.memory
-        if memory is None or memory.position_deltas.shape != (pairs, size):
-            memory = Memory.of(lambda shape, **named: keras.Variable(np.zeros(shape), **named), size, pairs)
-            self._untracked.memory = self._untracked.memory or memory
+    def memory_for(self, model: keras.Model, size: int, pairs: int) -> Memory:
+        """The variables of a solver in the graph: those saved with the optimizer, for the first model that asks."""
+        saved, owner = self._untracked.memory, self._untracked.owner()
+        fits = saved is not None and saved.position_deltas.shape == (pairs, size)
+        if fits and owner in (None, model):
+            self._untracked.owner = weakref.ref(model)
+            return saved
+        memory = Memory.of(lambda shape, **named: keras.Variable(np.zeros(shape), **named), size, pairs)
+        if saved is None:
+            self._untracked.memory, self._untracked.owner = memory, weakref.ref(model)
         return memory
+
+    def has_lost_memory_of(self, model: keras.Model) -> bool:
+        """Whether a solver has worked on the model before, and neither its file nor compile() has kept what it knew."""
+        models = self._untracked.models
+        is_known = model in models or not models
+        models.add(model)
+        return is_known and int(self.iterations) > 0 and self.stages[0].engine == "scipy"
 
     def record(self, result: OptimizeResult | None) -> None:
         """Keeps the result of a fit."""
@@ -229,6 +241,14 @@ class _Untracked:
     objective = None
     plan = None
     memory = None
+
+    def __init__(self):
+        self.owner = _nobody  # of the memory, as a weak reference
+        self.models = weakref.WeakSet()
+
+
+def _nobody():
+    return None
 
 
 @keras.saving.register_keras_serializable("kormos_opt")

@@ -38,6 +38,7 @@ class BatchPass:
             return False
         except BaseException:
             self._full_pass.give_up(self._tally, point)
+            self.close()
             raise
 
     def suspend(self) -> None:
@@ -47,6 +48,11 @@ class BatchPass:
     def resume(self) -> None:
         """Goes on after `suspend`."""
         self._full_pass.resume(self._arguments[0], self._moved)
+
+    def close(self) -> None:
+        """Stops what reads the batches, in the middle of the pass."""
+        if hasattr(self._batches, "close"):
+            self._batches.close()
 
     def finish(self) -> Outcome:
         """Adds what is left."""

@@ -54,12 +54,16 @@ class Chain:
         """An epoch is over: it may have been the last one of its stage."""
         self._epochs += 1
         if self._epochs == self.stage.epochs and not self._stage_has_ended:
-            self.end(run.interrupted("The epochs of this stage are over; more of them go further"))
+            self.end(run.interrupted("the epochs of this stage are over"))
 
     def next(self, run: SolverRun) -> None:
         """Goes on to the next stage after that of `run`."""
         self.index += 1
-        self.nfev += run.nfev
-        self.nhev += run.nhev
+        self.carry(run)
         self._epochs = 0
         self._stage_has_ended = False
+
+    def carry(self, run: SolverRun) -> None:
+        """Goes on to count where `run` has ended."""
+        self.nfev += run.nfev
+        self.nhev += run.nhev

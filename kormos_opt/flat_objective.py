@@ -73,7 +73,7 @@ class FlatObjective:
     def minimize(self, epochs: int, callback: Callable | None) -> None:
         """Runs the optimizer's stages from the weights as they are."""
         train_function = TrainFunction(self._model, self._optimizer)
-        with self._listening(), train_function.fitting(self._data):
+        with self._listening(), train_function.fitting(self._data, epochs):
             for _ in range(epochs):
                 train_function.epoch()
                 if callback is not None:

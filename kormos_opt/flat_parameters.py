@@ -46,6 +46,17 @@ class FlatParameters:
         self.size = sum(self.sizes)
         self.ids = [id(variable) for variable in variables]
 
+    def check_trains(self, others: dict[int, object]) -> None:
+        """Raises `ValueError` for variables, by `id`, that are not among these: nobody would move them."""
+        strangers = [variable for key, variable in others.items() if key not in self.ids]
+        if strangers:
+            names = ", ".join(str(getattr(variable, "path", variable.name)) for variable in strangers)
+            raise ValueError(
+                "Expected gradients of variables in model.trainable_variables, which are what the solver moves. "
+                f"Received: a gradient for {names}, which is not among them. Make it a weight of the model: "
+                "self.name = self.add_weight(shape=(), name=...), or unfreeze its layer."
+            )
+
     def ravel(self) -> np.ndarray:
         """The variables' values now, float64 of shape `(size,)`."""
         return np.concatenate([np.ravel(variable.numpy()).astype("float64") for variable in self.variables])

@@ -5,6 +5,7 @@ joined (sparse, ragged, changing shapes) and streams what shall not be kept. Und
 this process.
 """
 
+import contextlib
 import logging
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -13,7 +14,7 @@ import keras
 import tensorflow as tf
 
 from kormos_opt import keras_hook, memory
-from kormos_opt.replicas import Replicas
+from kormos_opt.replicas import Replicas, rows_between
 from kormos_opt.stream import Stream
 
 _log = logging.getLogger("kormos_opt")
@@ -116,11 +117,12 @@ class _OverBudgetError(Exception):
 def of_batches(batches: Iterable, replicas: Replicas | None, budget: float | None = None) -> FullBatch:
     """Draws all batches once and keeps them, joined to whole tensors where their shapes allow it."""
     kept, size = [], 0
-    for batch in batches:
-        kept.append(keras.tree.map_structure(_to_tensor, batch))
-        size += sum(_bytes(leaf) for leaf in keras.tree.flatten(kept[-1]))
-        if budget is not None and size > budget:
-            raise _OverBudgetError(budget)
+    with contextlib.closing(_each(batches)) as drawn:
+        for batch in drawn:
+            kept.append(keras.tree.map_structure(_to_tensor, batch))
+            size += sum(_bytes(leaf) for leaf in keras.tree.flatten(kept[-1]))
+            if budget is not None and size > budget:
+                raise _OverBudgetError(budget)
     if not kept:
         if replicas is None or replicas.workers == 1:
             raise ValueError(NO_ROWS)
@@ -132,12 +134,24 @@ def of_batches(batches: Iterable, replicas: Replicas | None, budget: float | Non
     return BatchList(kept, sum(_rows(batch) for batch in kept))
 
 
+def _each(batches):
+    yield from batches
+
+
 def first_chunk(full_batch: FullBatch, replicas: Replicas | None, rows: int):
     """At most so many rows, for their shapes and for a trial."""
     if isinstance(full_batch, BatchList):
-        return next(iter(full_batch.batches))
+        batches = full_batch.batches
+        return batches.first_batch if isinstance(batches, Stream) else batches[0]
     data = full_batch.data if replicas is None else replicas.parts(full_batch.data)[-1]
-    return keras.tree.map_structure(lambda leaf: None if leaf is None else leaf[:rows], data)
+    return rows_between(data, 0, rows)
+
+
+def batches_of(full_batch: FullBatch, replicas: Replicas | None) -> Iterable:
+    """All rows of this process, in batches."""
+    if isinstance(full_batch, BatchList):
+        return full_batch.batches
+    return [full_batch.data] if replicas is None else replicas.parts(full_batch.data)
 
 
 def _streamed(batches, replicas):

@@ -58,10 +58,12 @@ class FullPass:
         state: What a pass moves in the model.
         assign: Makes a vector x the model's weights.
         terms: What is added up.
+        rows_done: A counter of rows.
     """
 
-    def __init__(self, model: keras.Model, state: ModelState, assign: Callable, terms: Terms):
+    def __init__(self, model: keras.Model, state: ModelState, assign: Callable, terms: Terms, rows_done: tf.Variable):
         self._eager = model.run_eagerly
+        self._rows_done = rows_done
         self._state = state
         self._assign = assign
         self._terms = terms
@@ -119,6 +121,7 @@ class FullPass:
         """Adds a batch."""
         before, sums, _ = tally
         terms, logs = self._of_chunk(point, chunk, rows, totals)
+        self._rows_done.assign_add(tf.cast(keras_hook.rows_of(chunk), tf.int64))
         return before, _added(sums, terms), logs
 
     def end(self, tally, point) -> Outcome:
@@ -165,6 +168,7 @@ class FullPass:
 
         def add(start, *sums):
             terms, _ = self._of_chunk(point, rows_of(data, start, rows_per_chunk), total_rows, totals)
+            self._rows_done.assign_add(rows_per_chunk)
             return start + rows_per_chunk, *_added(sums, terms)
 
         start, *sums = tf.while_loop(
@@ -203,7 +207,9 @@ def flat(data):
 
 def rows_of(data, start, size):
     """Rows `start` to `start + size` of whole tensors. Where they are aligned, TensorFlow shares the memory."""
-    return keras.tree.map_structure(lambda leaf: None if leaf is None else leaf[start : start + size], data)
+    return keras.tree.map_structure(
+        lambda leaf: leaf[start : start + size] if leaf is not None and len(leaf.shape) else leaf, data
+    )
 
 
 def _added(sums, terms):

@@ -4,6 +4,7 @@ Its state lives in Keras variables, so files and checkpoints carry it, and a run
 iterates. Same face as `solver_run.SolverRun`.
 """
 
+import logging
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -13,7 +14,7 @@ import tensorflow as tf
 
 from kormos_opt.full_batch import WholeTensors
 from kormos_opt.objective import Evaluation, Objective, PreparedBatch
-from kormos_opt.solver_run import Run, check_finite
+from kormos_opt.solver_run import Run
 from kormos_opt.solvers import tfp_graph
 from kormos_opt.solvers.safeguards import LITTLE
 from kormos_opt.solvers.scipy_messages import CONVERGED, LIMIT, NO_BETTER_POINT
@@ -22,6 +23,7 @@ OPTIONS = {"gtol": 1e-5, "ftol": 2.2e-9, "xtol": 0.0, "maxls": 30, "maxiter": No
 _TRACED = 64  # evaluations of an iteration whose metrics are remembered
 _SEEDS = 64  # seed generators whose states are kept: Keras's files do not
 _OPTION = "options={{'{}': ...}}"
+_log = logging.getLogger("kormos_opt")
 
 
 class Memory(NamedTuple):
@@ -113,8 +115,6 @@ class GraphRun(Run):
         self.position = self.accepted.x
         self.gradient_norm = float(np.linalg.norm(jac))
         self.nit += 1
-        self._memory.nit.assign(self.nit)
-        self._memory.nfev.assign(self.nfev)
         self._end_if_converged(before)
         return True
 
@@ -122,13 +122,43 @@ class GraphRun(Run):
         """Says in the variables that this run does not go on."""
         self._memory.is_running.assign(0)
 
+    def takes_anew(self) -> bool:
+        """The correction pairs stay: they say something of the new objective too."""
+        batch, memory = self._batch(), self._memory
+        evaluation = self._objective.evaluate(self.accepted.x, batch)
+        self._objective.check_start(evaluation, batch)
+        self.nfev += 1
+        memory.nfev.assign_add(1)
+        memory.objective_value.assign(evaluation.fun)
+        memory.objective_gradient.assign(evaluation.jac)
+        memory.is_running.assign(1)
+        self.result = None
+        self._take(evaluation)
+        return True
+
+    def survives_interrupt(self) -> bool:
+        """The variables change all at once, so they are those of an iterate, perhaps of one that nobody has seen yet."""
+        if self.accepted is None or self.result is not None:
+            return False
+        x = self._memory.position.numpy()
+        if not np.array_equal(x, self.accepted.x):
+            self._take(self._objective.evaluate(x, self._batch()))
+            self.nit, self.nfev = int(self._memory.nit.numpy()), int(self._memory.nfev.numpy())
+        return True
+
     def _start(self, batch):
         """From the variables if they are those of the weights and this objective, else afresh from the weights."""
         x = self._objective.parameters.ravel()
+        was_running = bool(self._memory.is_running.numpy())
         if self._goes_on(x, batch):
             return
+        if was_running:
+            _log.warning(
+                "The memory of L-BFGS that came with the model is of other weights or another objective: the solver "
+                "starts afresh from the weights."
+            )
         evaluation = self._objective.evaluate(x, batch)
-        check_finite(evaluation)
+        self._objective.check_start(evaluation, batch)
         self.nfev = 1
         memory = self._memory
         for variable in memory:
@@ -136,6 +166,7 @@ class GraphRun(Run):
         memory.position.assign(x)
         memory.objective_value.assign(evaluation.fun)
         memory.objective_gradient.assign(evaluation.jac)
+        memory.nfev.assign(1)
         memory.seeds.assign(self._seeds())
         memory.is_running.assign(1)
         self._take(evaluation)
@@ -207,6 +238,8 @@ class GraphRun(Run):
             after, failed = tfp_graph.iterate(value_and_gradients, state, nit, self._options["maxls"])
             for name, value in after._asdict().items():
                 getattr(memory, name).assign(value)
+            memory.nit.assign_add(tf.cast(~failed, tf.int64))
+            memory.nfev.assign_add(tf.cast(self._count.read_value(), tf.int64))
             parameters.assign(after.position)
             differences = tf.abs(self._trace[:, 0] - after.objective_value)
             best = tf.argmin(tf.where(tf.math.is_nan(differences), tf.constant(np.inf, tf.float64), differences))

@@ -19,7 +19,7 @@ import types
 
 import keras
 import tensorflow as tf
-from keras.src.backend import AutocastScope, get_autocast_scope, get_keras_mask
+from keras.src.backend import AutocastScope, get_autocast_scope
 from keras.src.backend.common import global_state
 from keras.src.backend.tensorflow import nn as tensorflow_nn
 from keras.src.backend.tensorflow import trainer as tensorflow_trainer
@@ -74,7 +74,9 @@ def _innermost(optimizer):
 
 
 def _make_train_function(stock, model, force=False):
-    if model.train_function is None or force:
+    if force and getattr(model.train_function, "is_fitting", False):
+        model.train_function.renew()
+    elif model.train_function is None or force:
         if model.optimizer is not _innermost(model.optimizer):
             raise ValueError(
                 "Expected a model without loss scaling: the solver needs the loss itself. Received: dtype policy "
@@ -93,22 +95,76 @@ def _fit(stock, model, *args, **kwargs):
     _remember_what_files_leave_out()
     model.make_train_function()
     train_function = model.train_function
-    if not train_function.writes_files:
-        arguments["callbacks"] = _without_files(arguments["callbacks"])
     arguments["validation_batch_size"] = arguments["validation_batch_size"] or arguments["batch_size"]
     full_batch = train_function.collect(**{name: arguments.pop(name) for name in _DATA_ARGUMENTS})
-    call = inspect.signature(stock).bind(
-        x=_empty_batches(model),
-        steps_per_epoch=model.steps_per_execution * full_batch.steps,
-        shuffle=False,
-        **arguments,
-    )
-    with train_function.fitting(full_batch):
+    steps = model.steps_per_execution * full_batch.steps
+    callbacks = _callback_list(model, steps, **arguments)
+    arguments["callbacks"] = callbacks
+    call = inspect.signature(stock).bind(x=_empty_batches(model), steps_per_epoch=steps, shuffle=False, **arguments)
+    epochs = arguments["epochs"] - arguments["initial_epoch"]
+    with (
+        _for_epochs_with_a_row(callbacks, train_function),
+        contextlib.nullcontext() if train_function.writes_files else _without_files(callbacks),
+        train_function.fitting(full_batch, epochs, _row_shower(callbacks)),
+    ):
         history = stock(*call.args, **call.kwargs)
-    for message in train_function.conclude(history):
+    for message in train_function.messages():
         if arguments["verbose"]:
             io_utils.print_msg(message)
     return history
+
+
+def _callback_list(model, steps, callbacks, verbose, epochs, **_):
+    """The callbacks as `fit` itself would put them together."""
+    if isinstance(callbacks, keras.callbacks.CallbackList):
+        return callbacks
+    return keras.callbacks.CallbackList(
+        callbacks,
+        add_history=True,
+        add_progbar=verbose != 0,
+        verbose=verbose,
+        epochs=epochs,
+        steps=steps,
+        model=model,
+    )
+
+
+@contextlib.contextmanager
+def _for_epochs_with_a_row(callbacks, train_function):
+    """Inside, callbacks do not hear of the end of an epoch in which the solver has ended without an iterate.
+
+    History, CSVLogger, EarlyStopping and checkpoints would all take the row before for a new one.
+    """
+    stock = callbacks.on_epoch_end
+
+    def on_epoch_end(epoch, logs=None):
+        if not train_function.has_no_row:
+            stock(epoch, logs)
+            return
+        for callback in callbacks.callbacks:
+            if isinstance(callback, keras.callbacks.ProgbarLogger):
+                callback.on_epoch_end(epoch, logs)
+
+    callbacks.on_epoch_end = on_epoch_end
+    try:
+        yield
+    finally:
+        del callbacks.on_epoch_end
+
+
+def _row_shower(callbacks):
+    """Shows the rows of an epoch so far in the progress bar, if there is one; else `None`."""
+    for logger in callbacks.callbacks:
+        if isinstance(logger, keras.callbacks.ProgbarLogger) and logger.verbose == 1:
+            return functools.partial(_show_rows, logger)
+    return None
+
+
+def _show_rows(logger, rows):
+    if logger.progbar is not None:
+        if logger.progbar.stateful_metrics is not None:
+            logger.progbar.stateful_metrics.add("rows")
+        logger.progbar.update(logger.seen, [("rows", rows)], finalize=False)
 
 
 _DATA_ARGUMENTS = ("x", "y", "sample_weight", "class_weight", "batch_size", "steps_per_epoch", "shuffle")
@@ -175,18 +231,29 @@ def _remember_what_files_leave_out():
     global_state.set_global_attribute("saving_attr_skiplist_Optimizer", skipset)
 
 
+@contextlib.contextmanager
 def _without_files(callbacks):
-    """Callbacks that write no files, for all workers but the first: they would write to the same places."""
-    if isinstance(callbacks, keras.callbacks.CallbackList):
-        callbacks = callbacks.callbacks
-    kept = []
-    for callback in keras.tree.flatten(callbacks):
-        if isinstance(callback, (keras.callbacks.ModelCheckpoint, keras.callbacks.BackupAndRestore)):
-            callback._save_model = lambda *arguments, **keywords: None
-            callback.delete_checkpoint = False
-        if callback is not None and not isinstance(callback, (keras.callbacks.CSVLogger, keras.callbacks.TensorBoard)):
-            kept.append(callback)
-    return kept
+    """Inside, callbacks write no files: those of all workers but the first would write to the same places."""
+    usual = callbacks.callbacks
+    writers = [
+        callback
+        for callback in usual
+        if isinstance(callback, (keras.callbacks.ModelCheckpoint, keras.callbacks.BackupAndRestore))
+    ]
+    before = [(callback, getattr(callback, "delete_checkpoint", None)) for callback in writers]
+    for callback in writers:
+        callback._save_model = lambda *arguments, **keywords: None
+        callback.delete_checkpoint = False
+    loggers = keras.callbacks.CSVLogger, keras.callbacks.TensorBoard
+    callbacks.callbacks = [callback for callback in usual if not isinstance(callback, loggers)]
+    try:
+        yield
+    finally:
+        callbacks.callbacks = usual
+        for callback, delete_checkpoint in before:
+            del callback._save_model, callback.delete_checkpoint
+            if delete_checkpoint is not None:
+                callback.delete_checkpoint = delete_checkpoint
 
 
 def _split_validation(arguments):
@@ -265,26 +332,35 @@ class Batches:
 
     def __iter__(self):
         self._iterator.reset()
-        for *_, iterator in self._iterator:
-            try:
-                batch = next(iterator)
-            except (StopIteration, tf.errors.OutOfRangeError):
-                return
-            yield from self._local(batch)
+        is_whole = False
+        try:
+            for *_, iterator in self._iterator:
+                try:
+                    batch = next(iterator)
+                except (StopIteration, tf.errors.OutOfRangeError):
+                    break
+                yield from self._local(batch)
+            else:
+                is_whole = True
+        finally:
+            if not is_whole:  # Keras stops the workers of a PyDataset at the end of an epoch only
+                self._iterator.reset()
 
     def no_rows(self):
         """A batch without rows, of the dtypes and inner shapes of the others."""
 
         def zeros(spec):
-            return tf.zeros([0, *(size or 1 for size in spec.shape[1:])], spec.dtype)
+            return tf.zeros([0, *(size or 1 for size in spec.shape[1:])] if spec.shape.rank else [], spec.dtype)
 
         return keras.tree.map_structure(zeros, self._iterator._distributed_dataset.element_spec)
 
     def _local(self, batch):
         """The batches of the replicas of this process, if the data set came distributed."""
         if any(isinstance(leaf, tf.distribute.DistributedValues) for leaf in keras.tree.flatten(batch)):
-            return [part for part in self._replicas.parts(batch) if rows_of(part) > 0]
-        return [self._replicas.share(batch, int(rows_of(batch))) if self._has_few else batch]
+            parts = self._replicas.parts(batch)
+        else:
+            parts = [self._replicas.share(batch, int(rows_of(batch))) if self._has_few else batch]
+        return [part for part in parts if rows_of(part) > 0]
 
 
 def _is_infinite(x):
@@ -299,15 +375,25 @@ def can_be_read_again(x) -> bool:
 
 
 def rows_of(batch) -> tf.Tensor:
-    """The number of rows of a batch, counted as the stock train step does: in the first input."""
-    x, _, _ = keras.utils.unpack_x_y_sample_weight(batch)
-    return tf.shape(next(leaf for leaf in keras.tree.flatten(x) if leaf is not None))[0]
+    """The number of rows of a batch, counted in the first input that has rows."""
+    return tf.shape(_with_rows(batch))[0]
+
+
+def has_rows(batch) -> bool:
+    """Whether this is a batch of data, and not one of the empty ones that `fit` hands to the stock loop."""
+    leaves = [leaf for leaf in keras.tree.flatten(batch) if leaf is not None]
+    return any(len(getattr(leaf, "shape", ())) for leaf in leaves)
 
 
 def known_rows_of(batch) -> int:
     """`rows_of`, for a batch whose shapes are known while a graph is traced."""
+    return _with_rows(batch).shape[0]
+
+
+def _with_rows(batch):
     x, _, _ = keras.utils.unpack_x_y_sample_weight(batch)
-    return next(leaf for leaf in keras.tree.flatten(x) if leaf is not None).shape[0]
+    leaves = [leaf for leaf in keras.tree.flatten(x) if leaf is not None]
+    return next((leaf for leaf in leaves if len(leaf.shape)), leaves[0])
 
 
 def strategy_of(model: keras.Model) -> tf.distribute.Strategy | None:
@@ -349,6 +435,12 @@ def layers(model: keras.Model) -> list[keras.Layer]:
     return list(model._flatten_layers())
 
 
+def tensorflow_variables(variable: keras.Variable) -> list[tf.Variable]:
+    """What holds the value of a variable: under a strategy one for each replica here."""
+    value = variable.value
+    return [value, *value.values] if isinstance(value, tf.distribute.DistributedValues) else [value]
+
+
 def flat_call(function: tf.types.experimental.ConcreteFunction):
     """Calls `function` with flat tensors, past the matching of arguments, which takes as long as a small evaluation."""
     captured = function.captured_inputs
@@ -356,15 +448,91 @@ def flat_call(function: tf.types.experimental.ConcreteFunction):
 
 
 @contextlib.contextmanager
-def corrected_losses(correct):
-    """Inside, every value of a Keras loss goes through `correct(loss, value, y_true, y_pred, mask, sample_weight)`."""
+def corrected_losses(model: keras.Model, reduce):
+    """Inside, losses outside of metrics and of other losses are reduced by `reduce`.
 
-    def call(stock, loss, y_true, y_pred, sample_weight=None):
-        value = stock(loss, y_true, y_pred, sample_weight)
-        return correct(loss, value, y_true, y_pred, get_keras_mask(y_pred), sample_weight)
+    Args:
+        model: The model, whose metrics keep the losses that they call as they are.
+        reduce: Called as `reduce(stock, loss, y_true, y_pred, values, sample_weight, mask)`: `values` is what
+            `loss.call` has returned; `stock` is Keras's reduction, called with `values, sample_weight, mask, reduction`.
+    """
+    outer = []  # the calls that run, of losses (their arguments) and of metrics (None)
 
-    with _replaced(keras.losses.Loss, "__call__", call):
+    def call_loss(stock, loss, y_true, y_pred, sample_weight=None):
+        with _pushed(outer, (loss, y_true, y_pred)):
+            return stock(loss, y_true, y_pred, sample_weight)
+
+    def update_metric(stock, *args, **kwargs):
+        with _pushed(outer, None):
+            return stock(*args, **kwargs)
+
+    def reduce_values(stock, values, sample_weight=None, mask=None, reduction="sum_over_batch_size", dtype=None):
+        if len(outer) != 1 or outer[0] is None:
+            return stock(values, sample_weight, mask, reduction, dtype)
+        return reduce(functools.partial(stock, dtype=dtype), *outer[0], values, sample_weight, mask)
+
+    with contextlib.ExitStack() as replaced:
+        replaced.enter_context(_replaced(keras.losses.Loss, "__call__", call_loss))
+        replaced.enter_context(_replaced(loss_module, "reduce_weighted_values", reduce_values))
+        for owner in _owners(model.metrics, "update_state"):
+            replaced.enter_context(_replaced(owner, "update_state", update_metric))
         yield
+
+
+@contextlib.contextmanager
+def _pushed(stack, item):
+    stack.append(item)
+    try:
+        yield
+    finally:
+        stack.pop()
+
+
+def _owners(objects, name):
+    """The classes that define the method `name` of these objects."""
+    return {next(owner for owner in type(each).__mro__ if name in vars(owner)) for each in objects}
+
+
+@contextlib.contextmanager
+def recorded_step(model: keras.Model, on_gradient, on_loss, on_result):
+    """Inside, what a custom train step computes on its way is told.
+
+    Args:
+        model: The model.
+        on_gradient: Called as `on_gradient(target, gradients)` after every `GradientTape.gradient`.
+        on_loss: Called with what `model.compute_loss` returns.
+        on_result: Called with the result of every metric that is read.
+    """
+
+    def gradient(stock, tape, target, *args, **kwargs):
+        gradients = stock(tape, target, *args, **kwargs)
+        on_gradient(target, tf.nest.flatten(gradients))
+        return gradients
+
+    def compute_loss(stock, *args, **kwargs):
+        loss = stock(*args, **kwargs)
+        on_loss(loss)
+        return loss
+
+    def result(stock, *args, **kwargs):
+        value = stock(*args, **kwargs)
+        for leaf in keras.tree.flatten(value):
+            on_result(leaf)
+        return value
+
+    with contextlib.ExitStack() as replaced:
+        replaced.enter_context(_replaced(tf.GradientTape, "gradient", gradient))
+        for owner in _owners([model], "compute_loss"):
+            replaced.enter_context(_replaced(owner, "compute_loss", compute_loss))
+        for owner in _owners(model.metrics, "result"):
+            replaced.enter_context(_replaced(owner, "result", result))
+        yield
+
+
+def added_to_valid_entries() -> float:
+    """What Keras adds to the number of valid entries of a mask before it divides by it: 0 since version 3.13."""
+    version = tuple(int(number) for number in keras.__version__.split(".")[:2])
+    return 0.0 if version >= (3, 13) else keras.config.epsilon()
 
 
 @contextlib.contextmanager
@@ -397,6 +565,12 @@ def twice_differentiable():
 def has_stock_train_step(model: keras.Model) -> bool:
     """Whether the model trains with Keras's own `train_step`."""
     return type(model).train_step is TensorFlowTrainer.train_step
+
+
+def has_own_loss(model: keras.Model) -> bool:
+    """Whether the loss is more than Keras's own computation of it says: a custom step, `compute_loss` or `add_loss`."""
+    is_stock = has_stock_train_step(model) and type(model).compute_loss is Trainer.compute_loss
+    return not is_stock or any(layer._losses for layer in layers(model))
 
 
 class _Float64Scope(AutocastScope):

@@ -41,11 +41,25 @@ class ModelState:
         return [each for each in self._model.non_trainable_variables if each.name == "seed_generator_state"]
 
     @property
+    def variables(self) -> list[keras.Variable]:
+        """All non-trainable variables."""
+        return list(self._model.non_trainable_variables)
+
+    def put_seeds_back(self, values: list[tf.Tensor]) -> None:
+        """Assigns the states of the seed generators among what `save` returned."""
+        for variable, value in zip(self._model.non_trainable_variables, values, strict=True):
+            if variable.name == "seed_generator_state":
+                variable.assign(value)
+
+    @property
+    def moving_averages(self) -> list[keras.Variable]:
+        """Those of `averages` that f does not depend on: of layers that are not frozen."""
+        return [variable for layer in self._norms() if layer.trainable for variable in layer.non_trainable_variables]
+
+    @property
     def averages(self) -> list[keras.Variable]:
         """The moving averages of BatchNormalization."""
-        layers = keras_hook.layers(self._model)
-        norms = [layer for layer in layers if isinstance(layer, keras.layers.BatchNormalization)]
-        return [variable for layer in norms for variable in layer.non_trainable_variables]
+        return [variable for layer in self._norms() for variable in layer.non_trainable_variables]
 
     def assign_averages(self, values: list[tf.Tensor]) -> None:
         """Makes the averages those of an evaluation."""
@@ -67,3 +81,7 @@ class ModelState:
         with scope:
             results = self._model.get_metrics_result()
         return {name: results.get(name, value) for name, value in logs.items()}
+
+    def _norms(self):
+        layers = keras_hook.layers(self._model)
+        return [layer for layer in layers if isinstance(layer, keras.layers.BatchNormalization)]

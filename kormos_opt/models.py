@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from kormos_opt.batch_optimizer import ScipyBatchOptimizer
-from kormos_opt.solvers import scipy_methods, scipy_thread
+from kormos_opt.solvers import scipy_methods, scipy_options
 
 _SOLVER_ARGUMENTS = ("method", "options", "pretrain_fn", "bounds", "constraints", "tol")
 _BATCH_SIZE = 1024
@@ -134,10 +134,10 @@ def _known(options, method, optimizer):
     kept, unknown = [], set()
     for name, each in zip(names, listed, strict=False):
         found = scipy_methods.method(name)
-        known = {*scipy_thread.known_options(found.name), *found.limits}
+        known = scipy_options.known_options(found.name)
         kept.append({option: value for option, value in (each or {}).items() if option in known})
         unknown |= {
-            f"{option} ({found.name} knows {', '.join(sorted(known))})" for option in (each or {}).keys() - known
+            f"{option} ({found.name} knows {', '.join(sorted(known))})" for option in (each or {}).keys() - known.keys()
         }
     if unknown:
         warnings.warn(f"Left out options that scipy does not know: {'; '.join(sorted(unknown))}.", stacklevel=4)

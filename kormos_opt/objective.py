@@ -18,15 +18,16 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from kormos_opt import chunk_size, keras_hook, precision, train_step
+from kormos_opt import chunk_size, keras_hook, precision, starting_point, train_step
 from kormos_opt.batch_pass import BatchPass
 from kormos_opt.flat_parameters import FlatParameters
-from kormos_opt.full_batch import NO_ROWS, BatchList, FullBatch, first_chunk
+from kormos_opt.full_batch import NO_ROWS, BatchList, FullBatch, batches_of, first_chunk
 from kormos_opt.full_pass import FullPass, Outcome, Terms
 from kormos_opt.loss_reductions import LossReductions
 from kormos_opt.model_state import ModelState
+from kormos_opt.outside_variables import OutsideVariables
 from kormos_opt.replica_pass import ReplicaPass
-from kormos_opt.replicas import Replicas
+from kormos_opt.replicas import Replicas, rows_between
 
 
 class Evaluation(NamedTuple):
@@ -77,6 +78,9 @@ class Objective:
     Attributes:
         parameters: The weights as a vector.
         state: The state that a pass moves.
+        outside: What f depends on beside the weights.
+        structure: That of the data it is traced for, see `structure_of`.
+        rows_done: A counter of the rows that passes have gone through, for a sign of life from within a pass.
     """
 
     def __init__(
@@ -92,9 +96,10 @@ class Objective:
         self._rows_per_chunk = self._vectors_per_block = None
         self._replicas = replicas
         self._counted_losses = 0
-        self._is_measured = False
+        self._is_measured = self._is_doubtful = False
         self._logs = {}
-        self.parameters = None
+        self.parameters = self.outside = self.structure = None
+        self.rows_done = _counter()
         self.state = ModelState(model)
         self._passes = {
             "gradient": self._full_pass(self._gradient_terms, lambda x: ((), x.shape), lambda: self._logs),
@@ -106,21 +111,24 @@ class Objective:
 
     def _full_pass(self, of_chunk, *shapes_and_logs):
         terms = Terms(of_chunk, *shapes_and_logs)
-        arguments = self._model, self.state, lambda x: self.parameters.assign(x), terms
+        arguments = self._model, self.state, lambda x: self.parameters.assign(x), terms, self.rows_done
         return FullPass(*arguments) if self._replicas is None else ReplicaPass(*arguments, self._replicas)
 
     def prepare(self, full_batch: FullBatch) -> PreparedBatch:
         """Builds the model, chooses the size of a chunk, and counts the valid entries where losses need them.
 
         Raises:
-            ValueError: Without a row.
+            ValueError: Without a row, for NaN in the weights, or for a loss that depends on how the rows are cut.
         """
         rows = full_batch.rows if self._replicas is None else self._replicas.sum_of_rows(full_batch.rows)
         if rows == 0:
             raise ValueError(NO_ROWS)
         batch = PreparedBatch(full_batch, tf.constant(rows, tf.float64), tf.zeros((0,), tf.float64), {})
+        chunk = first_chunk(full_batch, self._replicas, chunk_size.FEWEST_ROWS)
         if self.parameters is None:
-            self._build(first_chunk(full_batch, self._replicas, chunk_size.FEWEST_ROWS), batch)
+            self._build(chunk, batch)
+            self._check_cut(chunk, full_batch)
+        starting_point.check_weights(self.parameters)
         if self._counted_losses:
             (totals,), *_ = self._over(batch, "counts", self.parameters.ravel())
             batch = batch._replace(totals=totals, passes={})
@@ -145,13 +153,57 @@ class Objective:
                 self.state.restore(state)
         elif not self._model.built:
             self._passes["counts"].graph((), spec, batch.rows, uncounted)
+        self.structure = structure_of(chunk)
         self.parameters = FlatParameters(self._model.trainable_variables)
         point = (tf.TensorSpec((self.parameters.size,), tf.float64),)
         graph = self._passes["gradient"].graph(point, spec, batch.rows, tf.TensorSpec((None,), tf.float64))
         wanted = None if self.batch_size == "auto" else self.batch_size
         self._rows_per_chunk = chunk_size.of(graph, wanted, may_cut=not self.state.averages)
+        self.outside = OutsideVariables(self.parameters, self.state, graph)
         rows = min(wanted or self._rows_per_chunk, int(batch.rows))
         self._vectors_per_block = chunk_size.vectors_that_fit(graph, rows, self.parameters.size)
+
+    def _check_cut(self, chunk, full_batch):
+        """Compares f of the first rows in one chunk with f of the same rows in two, where Keras alone does not say how
+        chunks add up and the data will be cut. At another point too: rounding may be all that is left of a small f."""
+        fits = not isinstance(full_batch, BatchList) and full_batch.rows <= self._rows_per_chunk
+        if not self._is_doubtful or (fits and self._replicas is None) or self.state.averages or self.state.seeds:
+            return
+        rows = min(int(keras_hook.rows_of(chunk)), chunk_size.FEWEST_ROWS)
+        if rows < 2:
+            return
+        chunk = rows_between(chunk, 0, rows)
+        here = self.parameters.ravel()
+        cut = [rows_between(chunk, 0, max(rows // 3, 1)), rows_between(chunk, max(rows // 3, 1), rows)]
+        elsewhere = here + 0.1 * (1 + np.abs(here)) * np.random.default_rng(0).choice([-1.0, 1.0], here.size)
+        try:
+            for x in (here, elsewhere):
+                one, two = self._loss_of([chunk], rows, x), self._loss_of(cut, rows, x)
+                if not np.isfinite([one, two]).all() or abs(one - two) <= self._cut_tolerance() * abs(one):
+                    return
+        finally:
+            self.parameters.assign(here)
+        raise ValueError(_DEPENDS_ON_CUT.format(rows, one, two))
+
+    def _cut_tolerance(self):
+        return max(1e-4, 8 * precision.resolution("float64" if self._float64 else precision.compute_dtype(self._model)))
+
+    def _loss_of(self, batches, rows, x):
+        total, point = tf.constant(rows, tf.float64), (tf.constant(x),)
+        totals = tf.zeros((0,), tf.float64)
+        if self._counted_losses:
+            (totals,), *_ = BatchPass(self._passes["counts"], batches, point, total, totals).finish()
+        (loss, *_), *_ = BatchPass(self._passes["gradient"], batches, point, total, totals).finish()
+        return float(loss) / rows
+
+    def check_start(self, evaluation: Evaluation, batch: PreparedBatch) -> None:
+        """Raises `ValueError` if f or its gradient is not finite where a run shall start."""
+        starting_point.check_evaluation(evaluation.fun, evaluation.jac, batches_of(batch.full_batch, self._replicas))
+
+    @property
+    def log_names(self) -> set[str]:
+        """The names of the logs that the train step returns."""
+        return set(self._logs)
 
     def _measure(self, batch):
         """Chunks as large as the memory takes, for data in whole tensors."""
@@ -316,17 +368,51 @@ class Objective:
         float64 = self._float64 or precision.compute_dtype(self._model) == "float64"
         compute = precision.float64_compute(self._model, substitutes) if float64 else contextlib.nullcontext()
         losses = contextlib.nullcontext() if self._replicas is None else keras_hook.undivided_losses()
-        with compute, losses, keras_hook.corrected_losses(reductions.correct):
+        with compute, losses, keras_hook.corrected_losses(self._model, functools.partial(_reduce, reductions)):
             heard = train_step.run(self._model, precision.in_float64(batch) if float64 else batch)
         self._logs = keras.tree.map_structure(_spec, heard.logs)
+        self._is_doubtful |= reductions.has_scalar or keras_hook.has_own_loss(self._model)
         if float64:
             precision.check_loss(heard.loss)
+        if self.parameters is not None:
+            self.parameters.check_trains(heard.variables)
         return heard
 
     def _reads_x(self):
         """Whether layers read x itself. A custom train step is spared: it may use its gradients of the variables."""
         coarse = any(variable.dtype != "float64" for variable in self.parameters.variables)
         return self._float64 and coarse and keras_hook.has_stock_train_step(self._model)
+
+
+_DEPENDS_ON_CUT = (
+    "Expected a loss that adds up over chunks of rows: a mean over rows, or a Loss with reduction=\"sum\". "
+    "Received: for the first {} rows {:.6g} in one chunk and {:.6g} in two. Return one value for each row from the loss "
+    "function, or the mean over rows; give add_loss a mean over rows. To keep it as it is, evaluate all rows at once: "
+    "give the optimizer batch_size= as many as there are."
+)
+
+
+def structure_of(chunk):
+    """What an objective is traced for: which parts a batch has, of which dtypes and ranks."""
+    leaves = keras.tree.map_structure(
+        lambda leaf: None if leaf is None else (type(leaf).__name__, leaf.dtype.name, len(leaf.shape)), chunk
+    )
+    return repr(leaves)
+
+
+def _counter():
+    """An integer that replicas may add to."""
+    with tf.init_scope(), tf.device("CPU:0"):
+        return tf.Variable(
+            0, dtype=tf.int64, trainable=False, aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA, name="rows_done"
+        )
+
+
+def _reduce(reductions, stock, loss, y_true, y_pred, values, sample_weight, mask):
+    """The reduction of a loss, which belongs to the objective until the gradients have been handed over."""
+    if train_step.listener().gradients is not None:
+        return stock(values, sample_weight, mask, loss.reduction)
+    return reductions.reduce(stock, loss, y_true, y_pred, values, sample_weight, mask)
 
 
 def _spec(value):

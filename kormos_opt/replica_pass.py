@@ -33,11 +33,20 @@ class ReplicaPass(FullPass):
         state: What a pass moves in the model.
         assign: Makes a vector x the model's weights.
         terms: What is added up.
+        rows_done: A counter of rows.
         replicas: The replicas.
     """
 
-    def __init__(self, model: keras.Model, state: ModelState, assign: Callable, terms: Terms, replicas: Replicas):
-        super().__init__(model, state, assign, terms)
+    def __init__(
+        self,
+        model: keras.Model,
+        state: ModelState,
+        assign: Callable,
+        terms: Terms,
+        rows_done: tf.Variable,
+        replicas: Replicas,
+    ):
+        super().__init__(model, state, assign, terms, rows_done)
         self._replicas = replicas
         self._local = functools.cache(lambda *cut: self.compiled(functools.partial(self._run_local, *cut), exact=True))
         self._add = functools.cache(lambda structure: self.compiled(functools.partial(self._run_add, structure)))

@@ -174,10 +174,11 @@ def _place(resolver):
 def _cut(data, rows, count):
     """`data` with `rows` rows in `count` parts, whose rows differ by one at most."""
     bounds = [rows * i // count for i in range(count + 1)]
-    return [_rows_between(data, start, end) for start, end in itertools.pairwise(bounds)]
+    return [rows_between(data, start, end) for start, end in itertools.pairwise(bounds)]
 
 
-def _rows_between(data, start, end):
+def rows_between(data, start: int, end: int):
+    """Rows `start` to `end` of a batch."""
     return keras.tree.map_structure(lambda leaf: None if leaf is None else _slice(leaf, start, end), data)
 
 

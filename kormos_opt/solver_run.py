@@ -5,6 +5,8 @@ that TensorFlow needs for the next evaluation, which can double its time (scipy 
 """
 
 import functools
+import inspect
+import threading
 from typing import Protocol
 
 import numpy as np
@@ -13,6 +15,7 @@ from scipy.optimize import OptimizeResult
 
 from kormos_opt.objective import Evaluation
 from kormos_opt.solvers.base import Evaluate, HessianProduct, Iterate, RecentEvaluations, Solver, Value
+from kormos_opt.solvers.scipy_messages import SHORT_STEPS
 
 
 class Answers(Protocol):
@@ -23,6 +26,12 @@ class Answers(Protocol):
 
     def products(self, x: np.ndarray, p: np.ndarray) -> np.ndarray:
         """The Hessian at `x` times every row of `p`."""
+
+    def check_start(self, evaluation: Evaluation) -> None:
+        """Raises `ValueError` if a run cannot start from this evaluation."""
+
+
+_SMALL_GRADIENT = 1e-3  # of the smaller one of f and the gradient at the start, or below it in absolute terms
 
 
 class Run:
@@ -60,10 +69,26 @@ class Run:
     def close(self) -> None:
         """Ends the solver and frees what it holds."""
 
+    def takes_anew(self) -> bool:
+        """Takes f and its gradient anew at the last accepted iterate, after the objective has changed, and goes on.
+
+        Returns:
+            Whether it could. If not, a new run has to start there.
+        """
+        return False
+
+    def survives_interrupt(self) -> bool:
+        """Whether the run can go on from its last accepted iterate after Ctrl-C."""
+        return False
+
     def interrupted(self, what_next: str) -> OptimizeResult:
         """A result for a run that did not end by itself."""
-        norm = "" if self.gradient_norm is None else f": the gradient's norm is {self.gradient_norm:.3g}"
-        return self.outcome(False, 1, f"Suspended after {self.nit} iterations, not converged{norm}. {what_next}")
+        where = (
+            f"the loss is {self.accepted.fun:.3g}"
+            if self.gradient_norm is None
+            else f"the gradient's norm is {self.gradient_norm:.3g}"
+        )
+        return self.outcome(False, 1, f"Not converged after {self.nit} iterations: {where}; {what_next}.")
 
     def outcome(self, success: bool, status: int, message: str) -> OptimizeResult:
         """A result at the last accepted iterate."""
@@ -105,21 +130,34 @@ class SolverRun(Run):
 
     def iterate(self) -> bool:
         """Runs to the next iterate and on to the request behind it, where a solver that has converged ends."""
+        moved = self._run_to_iterate()
+        if self.result is not None:
+            if not np.array_equal(self.result.x, self.accepted.x):
+                moved = self._accept(self.result.x) or moved
+            self._settle()
+        return moved
+
+    def _run_to_iterate(self):
         if self._request is None:
             self._send(None)
         if self._accept_if_iterate():
             return True
         while self.result is None:
             answer = self._answer(self._request)
-            with _one_blas_thread():
+            with _one_blas_thread:
                 self._send(answer)
                 if self._accept_if_iterate():
                     return True
-        return not np.array_equal(self.result.x, self.accepted.x) and self._accept(self.result.x)
+        return False
 
     def close(self) -> None:
         """Ends the solver and frees what it holds."""
         self._solver.close()
+
+    def survives_interrupt(self) -> bool:
+        """Unless it was the solver itself that was interrupted: its generator is closed then."""
+        is_alive = inspect.getgeneratorstate(self._solver) != inspect.GEN_CLOSED
+        return is_alive and self.accepted is not None and self.result is None
 
     def _answer(self, request):
         if isinstance(request, HessianProduct):
@@ -136,8 +174,9 @@ class SolverRun(Run):
         self.position = x
         self.nfev += 1
         if self.accepted is None:
-            check_finite(evaluation)
+            self._answers.check_start(evaluation)
             self._take(evaluation)
+            self._first_largest = 0.0 if evaluation.jac is None else float(np.abs(evaluation.jac).max())
         self._evaluations.add(evaluation)
         return evaluation
 
@@ -168,6 +207,18 @@ class SolverRun(Run):
             if evaluation.jac is not None:
                 self.gradient_norm = float(np.linalg.norm(evaluation.jac))
 
+    def _settle(self):
+        """Makes the result that of the last accepted iterate, where the weights are."""
+        result, accepted = self.result, self.accepted
+        rests_on_step = result.pop("rests_on_step", False)
+        result.update(x=accepted.x, fun=accepted.fun)
+        if accepted.jac is not None:
+            result.jac = accepted.jac
+            largest = np.abs(accepted.jac).max()
+            scale = max(1.0, min(abs(accepted.fun), self._first_largest))
+            if rests_on_step and largest > _SMALL_GRADIENT * scale:
+                result.update(success=False, status=2, message=SHORT_STEPS.format(self.gradient_norm))
+
     def _send(self, answer):
         try:
             self._request = self._solver.send(answer)
@@ -181,26 +232,31 @@ _WALKED_INTO_NAN = (
 )
 
 
-def _one_blas_thread():
-    return _blas().limit(limits=1)
+class _OneBlasThread:
+    """Inside, BLAS has one thread. It is a setting of the whole process: the last run that leaves puts it back."""
+
+    def __init__(self):
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._limiter = None
+
+    def __enter__(self):
+        with self._lock:
+            if self._inside == 0:
+                self._limiter = _blas().limit(limits=1)
+            self._inside += 1
+
+    def __exit__(self, *_):
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                self._limiter.restore_original_limits()
+
+
+_one_blas_thread = _OneBlasThread()
 
 
 @functools.cache
 def _blas():
     """The BLAS libraries of numpy and scipy. Finding them takes 6 ms."""
     return threadpoolctl.ThreadpoolController().select(user_api="blas")
-
-
-def check_finite(start: Evaluation) -> None:
-    """Raises `ValueError` if f or its gradient is NaN or inf where a run starts."""
-    if not np.isfinite(start.fun):
-        raise ValueError(
-            "Expected a finite loss at the starting point. "
-            f"Received: loss={start.fun}. Look for NaN or inf in the data or the weights, or start from other weights."
-        )
-    if start.jac is not None and not np.isfinite(start.jac).all():
-        raise ValueError(
-            "Expected a finite gradient at the starting point. "
-            f"Received: {np.count_nonzero(~np.isfinite(start.jac))} entries of {start.jac.size} that are NaN or inf. "
-            "Look for a square root or a logarithm at 0 in the model or its loss, or start from other weights."
-        )

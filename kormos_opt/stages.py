@@ -12,8 +12,9 @@ import numpy as np
 
 from kormos_opt import bounds, constraints, graph_run, memory
 from kormos_opt.flat_parameters import FlatParameters
-from kormos_opt.solvers import scipy_methods, scipy_thread
+from kormos_opt.solvers import scipy_methods, scipy_options, scipy_thread
 from kormos_opt.solvers.base import Solver
+from kormos_opt.solvers.fixed_weights import without_fixed
 
 
 class Stage(NamedTuple):
@@ -54,8 +55,9 @@ class Stage(NamedTuple):
 
     def check(self, parameters: FlatParameters) -> None:
         """Raises what speaks against this stage, before any work."""
-        memory.check_matrices(self.method, parameters.size, bool(self.constraints))
         limits = bounds.resolve(self.bounds, parameters, self.method)
+        free = parameters.size if limits is None else np.count_nonzero(limits.lb < limits.ub)
+        memory.check_matrices(self.method, free, bool(self.constraints))
         if self.engine == "tfp" and limits is not None:
             raise ValueError(
                 f"Expected no bounds for engine='tfp'. Received: bounds={self.bounds!r}. Use engine='scipy'."
@@ -66,13 +68,17 @@ class Stage(NamedTuple):
         """A new solver from where the variables are now, moved between the bounds."""
         x0 = parameters.ravel()
         limits = bounds.resolve(self.bounds, parameters, self.method)
-        return scipy_thread.minimize(
+
+        def make(x0, limits, constraints, options):
+            return scipy_thread.minimize(x0, self.method.name, self.tol, options, limits, constraints)
+
+        return without_fixed(
+            make,
             x0 if limits is None else np.clip(x0, limits.lb, limits.ub),
-            self.method.name,
-            self.tol,
-            self.method.unlimited | self.options,
             limits,
             constraints.resolve(self.constraints, parameters, self.method),
+            self.method.unlimited | self.options,
+            derivatives=self.method.derivatives != "none",
         )
 
 
@@ -124,7 +130,7 @@ class Plan:
         else:
             if method.name == "L-BFGS-B":
                 options = {"maxcor": self.memory} | options
-            scipy_thread.check_options(method.name, setting("tol"), options)
+            scipy_options.check_options(method.name, setting("tol"), options)
         listed = constraints.as_list(self.constraints)
         return Stage(
             method,

@@ -26,6 +26,7 @@ class Stream:
     Attributes:
         rows: How many rows they have together.
         batches: How many batches there are.
+        first_batch: The first one, kept so that no pass is begun for the shapes alone.
     """
 
     def __init__(self, batches: Iterable):
@@ -33,6 +34,7 @@ class Stream:
         self._first = self._all = None
         self._is_shuffled = False
         self.rows = self.batches = 0
+        self.first_batch = None
         for _ in self._read():
             pass
 
@@ -46,7 +48,7 @@ class Stream:
         for batch in self._batches:
             prints = _fingerprints(batch)
             if is_first_pass and batches == 0:
-                self._first = prints
+                self._first, self.first_batch = prints, batch
             elif batches == 0:
                 is_reordered = not np.array_equal(prints, self._first)
             content = (content + int(prints.sum(dtype=np.uint64))) % 2**64

@@ -5,22 +5,27 @@ accepted iterate.
 """
 
 import contextlib
+import itertools
 import logging
+import types
+from collections.abc import Callable
 
 import keras
 import numpy as np
 
-from kormos_opt import full_batch, keras_hook, precision
+from kormos_opt import advice, full_batch, keras_hook, precision
 from kormos_opt.chain import Chain
 from kormos_opt.flat_parameters import FlatParameters
 from kormos_opt.full_batch import FullBatch
 from kormos_opt.graph_run import GraphRun
-from kormos_opt.objective import Evaluation, Objective
+from kormos_opt.objective import Evaluation, Objective, structure_of
 from kormos_opt.replicas import Replicas
+from kormos_opt.sign_of_life import SignOfLife
 from kormos_opt.solver_run import SolverRun
 from kormos_opt.solvers.base import Evaluate
 from kormos_opt.solvers.safeguards import safeguard
 
+COLUMNS = ("grad", "fg_evals", "hessp_evals", "stage")
 _log = logging.getLogger("kormos_opt")
 
 
@@ -40,13 +45,18 @@ class TrainFunction:
         self._state = None
         self._data = None
         self._batch = None
+        self._epochs = 0
         self._step = 0
         self._awaited = None
-        self._row = None
         self._first = self._is_new_epoch = True
         self._is_pretraining = False
+        self._has_no_row = False
+        self._sign_of_life = None
         self._chain = Chain(())
         self._run = None
+        self._anew_at = None
+        self._why_afresh = _FROM_A_FILE if optimizer.has_lost_memory_of(model) else None
+        self._said = set()
         if model.built:
             if not optimizer.built:
                 optimizer.build(model.trainable_variables)
@@ -66,6 +76,16 @@ class TrainFunction:
         return self._chain.has_ended
 
     @property
+    def has_no_row(self) -> bool:
+        """Whether the solver has ended in this epoch without an iterate: it would repeat the row before."""
+        return self._has_no_row
+
+    @property
+    def is_fitting(self) -> bool:
+        """Whether a fit runs."""
+        return self._data is not None
+
+    @property
     def writes_files(self) -> bool:
         """Whether callbacks may write files here: of several workers, only the first."""
         return self._replicas is None or self._replicas.worker == 0
@@ -73,37 +93,50 @@ class TrainFunction:
     def collect(self, shuffle, **data) -> FullBatch:
         """The full batch of the data arguments of `fit`. The order of a sum's terms matters to its rounding only."""
         del shuffle
+        self._refuse_nested()
         collected = full_batch.of_fit(self._replicas, self._optimizer.cache, **data)
         if self._replicas is not None:
             keras_hook.build(self._model, full_batch.first_chunk(collected, self._replicas, rows=1))
         return collected
 
     @contextlib.contextmanager
-    def fitting(self, data: FullBatch):
-        """Inside, epochs work on `data`; afterwards nothing holds it any more."""
-        if self._is_pretraining:
-            raise RuntimeError(
-                "Expected a pretrain_fn that does not fit the model: it is in the middle of a fit. "
-                "Received: a call of fit or train_on_batch. Fit before this fit, or give the chain another stage."
-            )
+    def fitting(self, data: FullBatch, epochs: int = 0, show_rows: Callable[[int], None] | None = None):
+        """Inside, epochs work on `data`; afterwards nothing holds it any more.
+
+        Args:
+            data: All rows.
+            epochs: How many there will be at most. Defaults to `0`: nobody knows.
+            show_rows: Called with the rows of an epoch so far, where it takes long. Defaults to `None`.
+        """
+        self._refuse_nested()
         self._data = data
+        self._epochs = epochs
         self._step = 0
-        self._row = None
+        self._first = self._is_new_epoch = True
+        self._has_no_row = False
+        self._anew_at = None
+        self._said.discard("anew")
         self._chain.messages.clear()
         try:
-            with contextlib.nullcontext() if self._replicas is None else self._replicas.explained():
+            with contextlib.ExitStack() as stack:
+                if self._replicas is not None:
+                    stack.enter_context(self._replicas.explained())
+                if show_rows is not None:
+                    self._sign_of_life = stack.enter_context(SignOfLife(show_rows, self._rows_done))
                 yield
         finally:
-            self._data = self._batch = self._awaited = None
+            self._data = self._batch = self._sign_of_life = None
+            self._forget_awaited()
             if self._run is not None and self._run.accepted is None:
                 self.close()
             elif self._run is not None and not self.has_ended:
-                self._optimizer.record(self._run.interrupted("Another fit on the same data goes on from here"))
+                self._optimizer.record(self._run.interrupted(_GOES_ON))
 
     def __call__(self, iterator) -> dict:
         if self._data is None:
-            with self.fitting(full_batch.of_batches(iterator, self._replicas)):
-                return self._guarded_epoch(iterations=1)
+            return self._on_batch(iterator)
+        if isinstance(iterator, types.GeneratorType):
+            self._refuse_nested()
         self._step += 1
         return self.epoch() if self._step % self._data.steps == 0 else self._guarded_step()
 
@@ -111,18 +144,16 @@ class TrainFunction:
         """Inside `fitting`: one epoch, as logs."""
         return self._guarded_epoch(self._optimizer.iterations_per_epoch)
 
-    def conclude(self, history: keras.callbacks.History) -> list[str]:
-        """Takes back the row of an epoch in which the solver ended without an iterate.
+    def messages(self) -> list[str]:
+        """Why the stages that have ended did so, and where the solver stands that has not."""
+        suspended = self._run is not None and not self.has_ended
+        return self._chain.messages + ([self._optimizer.result.message] if suspended else [])
 
-        Returns:
-            Why the stages that have ended did so.
-        """
-        if self._row:
-            lengths, epochs = self._row
-            del history.epoch[epochs:]
-            for name, values in history.history.items():
-                del values[lengths.get(name, 0) :]
-        return list(self._chain.messages)
+    def renew(self) -> None:
+        """Makes the objective anew at the next step, of the model as it is then, and starts the solver afresh."""
+        self.close()
+        self._objective = self._batch = None
+        self._why_afresh = "The train function was made anew: the solver starts afresh from the weights."
 
     def close(self) -> None:
         """Ends the solver and frees what it holds."""
@@ -151,6 +182,35 @@ class TrainFunction:
         """Answers the solver: the Hessian at `x` times every row of `p`."""
         return self._objective.products(x, p, self._batch)
 
+    def check_start(self, evaluation: Evaluation) -> None:
+        """Answers the solver: raises `ValueError` if a run cannot start from this evaluation."""
+        self._objective.check_start(evaluation, self._batch)
+
+    def _refuse_nested(self):
+        if self._is_pretraining:
+            raise RuntimeError(
+                "Expected a pretrain_fn that does not fit the model: it is in the middle of a fit. "
+                "Received: a call of fit or train_on_batch. Fit before this fit, or give the chain another stage."
+            )
+        if self.is_fitting:
+            raise RuntimeError(
+                "Expected callbacks that do not train the model: its solver is in the middle of a fit. "
+                "Received: a call of fit or train_on_batch. Call it after this fit, which then goes on with "
+                "another fit(), or change the weights with set_weights."
+            )
+
+    def _on_batch(self, iterator):
+        """One iteration on the batch of `train_on_batch`, with the logs that Keras would return."""
+        batch = next(iterator)
+        if not keras_hook.has_rows(batch):
+            raise RuntimeError(
+                "Expected a model that stays compiled as it is during a fit. Received: a call of compile in the middle "
+                "of one, by a callback. Compile before fit, or use model.make_train_function(force=True) alone."
+            )
+        with self.fitting(full_batch.of_batches(itertools.chain([batch], iterator), self._replicas)):
+            logs = self._guarded_epoch(iterations=1)
+        return {name: value for name, value in logs.items() if name not in COLUMNS}
+
     def _guarded_step(self):
         """One batch of a stream. The model is then again what it was, whatever a callback does with it."""
         with self._guarded():
@@ -175,79 +235,149 @@ class TrainFunction:
             while moved < iterations and not self.has_ended:
                 self._begin_stage()
                 moved += self._iterate()
-                if self._run.result is not None:
+                if self._run.result is not None and not self._goes_on_elsewhere():
                     self._chain.end(self._run.result)
             self._chain.count_epoch(self._run)
             self._optimizer.iterations.assign_add(moved)
             if self.has_ended:
-                self._end(moved)
+                self._optimizer.record(self._chain.result)
+                self._model.stop_training = True
+                self._has_no_row = not moved and self._run.nit > 0
             self._is_new_epoch = True
             return self._logs()
 
     def _begin_epoch(self):
         if self._batch is None:
             self._prepare()
-            self._first = self._is_new_epoch = True
-        if self._is_new_epoch and self._must_start():
-            if self._first or self.has_ended:
+        if not self._is_new_epoch:
+            return
+        if self._must_start():
+            begins = self._first or self.has_ended
+            if begins:
                 self._chain = Chain(self._optimizer.stages)
-            self._start()
+            self._start(pretrain=begins)
+        elif not self._first:
+            self._notice_changes()
         self._first = self._is_new_epoch = False
 
     def _begin_stage(self):
         if self._chain.is_between_stages:
             self._chain.next(self._run)
-            self._start()
+            self._start(pretrain=True)
 
     @contextlib.contextmanager
     def _guarded(self):
         """Inside, an exception leaves the model at the last accepted iterate."""
         try:
-            yield
-        except BaseException:
-            self._abandon()
+            with contextlib.nullcontext() if self._sign_of_life is None else self._sign_of_life.epoch():
+                yield
+        except BaseException as error:
+            self._abandon(is_interrupt=isinstance(error, KeyboardInterrupt))
             raise
 
     def _prepare(self):
         variables = [id(variable) for variable in self._model.trainable_variables]
-        objective = self._objective
-        batch_size = self._optimizer.batch_size
-        if objective is None or objective.parameters.ids != variables or objective.batch_size != batch_size:
+        structure = structure_of(full_batch.first_chunk(self._data, self._replicas, rows=1))
+        objective, batch_size = self._objective, self._optimizer.batch_size
+        usable = objective is not None and objective.parameters.ids == variables and objective.structure == structure
+        if not usable or objective.batch_size != batch_size:
             self.close()
             objective = Objective(self._model, self._optimizer.precision == "float64", batch_size, self._replicas)
         self._batch = objective.prepare(self._data)
         self._objective = objective
         self._state = objective.state.save()
+        objective.outside.remember()
+        self._check_columns()
+        self._advise()
+
+    def _check_columns(self):
+        clash = self._objective.log_names.intersection(COLUMNS)
+        if clash:
+            raise ValueError(
+                f"Expected metrics of other names than {', '.join(COLUMNS)}, the columns of the solver in the history. "
+                f"Received: a metric named {', '.join(sorted(clash))}. Give it another name=."
+            )
+
+    def _advise(self):
+        iterations = int(self._optimizer.iterations) + self._epochs * self._optimizer.iterations_per_epoch
+        self._say("dropout", advice.on_dropout(self._model))
+        self._say("averages", advice.on_batch_normalization(self._model, iterations) if self._epochs else None)
+
+    def _say(self, what, message):
+        """A warning, once for each `what`."""
+        if message is not None and what not in self._said:
+            self._said.add(what)
+            _log.warning(message)
 
     def _must_start(self):
-        if self._run is None and self._optimizer.iterations > 0 and self._optimizer.stages[0].engine == "scipy":
-            _log.info(
-                "The solver starts afresh from the weights: its memory of the iterations before is gone, since neither "
-                "a file nor compile() carries it. LBFGS(engine='tfp') keeps it in its variables."
-            )
-        if self._run is None or self.has_ended or self._chain.stages is not self._optimizer.stages:
-            return True
-        if self._chain.is_between_stages and not self._first:
+        """Whether the solver has to start afresh. The log says why, unless it is the first time or it had ended."""
+        if self._run is None:
+            reason, self._why_afresh = self._why_afresh, None
+        elif self.has_ended or self._chain.stages is not self._optimizer.stages:
+            reason = None
+        elif self._chain.is_between_stages and not self._first:
             return False
+        else:
+            reason = self._what_changed()
+            if reason is None:
+                return False
+        if reason is not None:
+            _log.warning(reason)
+        return True
+
+    def _what_changed(self):
         parameters = self._objective.parameters
         if not np.array_equal(parameters.ravel(), parameters.round(self._run.accepted.x)):
-            _log.info("The weights were changed since the last iteration: the solver starts afresh from them.")
-            return True
+            return "The weights were changed since the last iteration: the solver starts afresh from them."
         if self._first and not self._is_same_objective():
-            _log.info("The data or the model were changed since the last fit: the solver starts afresh.")
-            return True
-        return False
+            return "The data or the model were changed since the last fit: the solver starts afresh."
+        return None
 
-    def _start(self):
+    def _notice_changes(self):
+        """A callback may have assigned what f reads beside the weights."""
+        self._objective.state.put_seeds_back(self._state)
+        changed = self._objective.outside.changed()
+        if changed:
+            self._objective.outside.remember()
+            self._state = self._objective.state.save()
+            self._take_anew(", ".join(changed))
+
+    def _take_anew(self, changed):
+        """f is another function from here on: f and its gradient are taken anew, and the solver goes on."""
+        run = self._run
+        keeps = run.takes_anew()
+        if not keeps:
+            self._chain.carry(run)
+            self._start(pretrain=False)
+            self._run.nit = run.nit
+        self._say("anew", _ANEW.format(changed, self._chain.stage.name, "keeps its memory" if keeps else "starts afresh"))
+
+    def _goes_on_elsewhere(self):
+        """Before an end is reported: whether f has changed where nobody could see it. Then the end is none."""
+        run, outside = self._run, self._objective.outside
+        if not outside.may_change_unseen:
+            return False
+        fun = run.accepted.fun
+        again = self._objective.evaluate(run.accepted.x, self._batch, run.accepted.jac is not None)
+        if abs(again.fun - fun) <= 10 * self._resolution_of_f() * abs(fun):
+            return False
+        if self._anew_at == run.nit:
+            run.result.update(success=False, status=4, message=_NOT_A_FUNCTION.format(fun, again.fun))
+            return False
+        self._anew_at = run.nit
+        self._take_anew("a Python value that it reads")
+        return True
+
+    def _start(self, pretrain):
         self.close()
-        self._awaited = None
+        self._forget_awaited()
         stage = self._chain.stage
-        if stage.pretrain_fn is not None:
+        if pretrain and stage.pretrain_fn is not None:
             self._pretrain(stage.pretrain_fn)
         parameters = self._objective.parameters
         stage.check(parameters)
         if stage.engine == "tfp":
-            memory = self._optimizer.memory_for(parameters.size, stage.memory)
+            memory = self._optimizer.memory_for(self._model, parameters.size, stage.memory)
             self._run = GraphRun(self._objective, lambda: self._batch, memory, stage.options, **self._resolution(stage))
         else:
             self._run = SolverRun(safeguard(stage.solver(parameters), **self._resolution(stage)), self)
@@ -279,25 +409,26 @@ class TrainFunction:
             self._state = self._objective.state.save()
         return moved
 
-    def _end(self, moved):
-        self._optimizer.record(self._chain.result)
-        self._model.stop_training = True
-        history = getattr(self._model, "history", None)
-        if not moved and self._run.nit and history is not None:
-            self._row = {name: len(values) for name, values in history.history.items()}, len(history.epoch)
-
     def _is_same_objective(self):
         accepted = self._run.accepted
         again = self._objective.evaluate(accepted.x, self._batch, accepted.jac is not None)
         return again.fun == accepted.fun and (again.jac is None or np.array_equal(again.jac, accepted.jac))
 
+    def _dtype(self):
+        return "float64" if self._optimizer.precision == "float64" else precision.compute_dtype(self._model)
+
+    def _resolution_of_f(self):
+        return precision.resolution(self._dtype())
+
     def _resolution(self, stage):
-        dtype = "float64" if self._optimizer.precision == "float64" else precision.compute_dtype(self._model)
-        return {"dtype": dtype, "resolution": precision.resolution(dtype) if stage.ends_at_resolution else None}
+        return {"dtype": self._dtype(), "resolution": self._resolution_of_f() if stage.ends_at_resolution else None}
+
+    def _rows_done(self):
+        return 0 if self._objective is None else int(self._objective.rows_done.numpy())
 
     def _logs(self):
         run, chain = self._run, self._chain
-        logs = {name: np.asarray(value) for name, value in (run.accepted.logs or {}).items()}
+        logs = keras.tree.map_structure(np.asarray, run.accepted.logs or {})
         logs["loss"] = run.accepted.fun
         if run.gradient_norm is not None:
             logs["grad"] = run.gradient_norm
@@ -309,13 +440,41 @@ class TrainFunction:
             logs["stage"] = chain.index
         return logs
 
-    def _abandon(self):
+    def _forget_awaited(self):
+        if self._awaited is not None:
+            self._awaited.close()
         self._awaited = None
-        if self._run is not None and self._run.accepted is not None:
-            self._objective.parameters.assign(self._run.accepted.x)
-            self._optimizer.record(self._run.interrupted("Interrupted by an error; another fit starts afresh"))
+
+    def _abandon(self, is_interrupt):
+        """Puts the model back to the last accepted iterate. After Ctrl-C the run stays suspended where that is possible."""
+        self._forget_awaited()
+        run = self._run
+        survives = is_interrupt and run is not None and run.survives_interrupt()
+        if run is not None and run.accepted is not None:
+            self._objective.parameters.assign(run.accepted.x)
+            self._optimizer.record(run.interrupted(_GOES_ON if survives else _AFRESH))
+            self._why_afresh = None if survives else _AFTER_AN_ERROR
         else:
             self._optimizer.record(None)
         if self._state is not None and self._objective is not None:
             self._objective.state.restore(self._state)
-        self.close()
+        self._is_new_epoch = True
+        if not survives:
+            self.close()
+
+
+_GOES_ON = "fit goes on from here"
+_AFRESH = "interrupted by an error, another fit starts afresh"
+_FROM_A_FILE = (
+    "The solver starts afresh from the weights: its memory of the iterations before is gone, since neither "
+    "a file nor compile() carries it. LBFGS(engine='tfp') keeps it in its variables."
+)
+_AFTER_AN_ERROR = "The last fit ended with an error: the solver starts afresh from the weights."
+_ANEW = (
+    "The objective was changed in the middle of the fit ({}). The loss and its gradient are taken anew at the weights as "
+    "they are; {} {} there. Further changes in this fit are not reported."
+)
+_NOT_A_FUNCTION = (
+    "Stopped: the loss at the same weights was {:.6g} and is {:.6g} now. A solver needs a loss that is a function of the "
+    "weights: leave out random numbers and Python values that change"
+)

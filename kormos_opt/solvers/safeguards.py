@@ -71,14 +71,28 @@ def safeguard(solver: Solver, dtype: str = "float64", resolution: float | None =
                 worst = max(worst, answer) if np.isfinite(answer) else worst
                 answer = answer if np.isfinite(answer) else worst + abs(worst) + 1
             elif isinstance(request, HessianProduct) and not np.isfinite(answer).all():
-                raise ValueError(
-                    "Expected finite second derivatives. Received: a Hessian-vector product with "
-                    f"{np.count_nonzero(~np.isfinite(answer))} entries of {answer.size} that are NaN or inf. "
-                    "Look for a square root, a norm or a power at 0 in the model or its loss, or take a method that "
-                    "needs only gradients, such as L-BFGS-B."
-                )
+                answer = yield from _scaled(request)
     finally:
         solver.close()
+
+
+def _scaled(request):
+    """The product with `p / |p|`, times `|p|`: a long vector overflows in float32.
+
+    Raises:
+        ValueError: If that is not finite either.
+    """
+    length = np.linalg.norm(request.p, axis=-1, keepdims=True)
+    length = np.where(length == 0, 1.0, length)
+    product = length * (yield HessianProduct(request.x, request.p / length))
+    if not np.isfinite(product).all():
+        raise ValueError(
+            "Expected finite second derivatives. Received: a Hessian-vector product with "
+            f"{np.count_nonzero(~np.isfinite(product))} entries of {product.size} that are NaN or inf. "
+            "Look for a square root, a norm or a power at 0 in the model or its loss, or take a method that "
+            "needs only gradients, such as L-BFGS-B."
+        )
+    return product
 
 
 class _Point(NamedTuple):

@@ -6,7 +6,19 @@ _AS_LOW_AS_SEEN = 'Either the loss is as low as its rounding errors let it be se
 NO_BETTER_POINT = (
     f"Stopped: the line search found no better point. {_AS_LOW_AS_SEEN}its gradient is wrong or not continuous"
 )
+SHORT_STEPS = (
+    "Stopped: the steps have become shorter than the tolerance, but the gradient's norm is {:.3g}. A smaller tol may go "
+    "further. Where the second derivatives are zero, as those of mae, take a method without them, such as L-BFGS-B"
+)
 _INFEASIBLE = "Stopped: the constraints do not hold. Check that they can all hold"
+
+# How scipy words an end that rests on the length of a step, by method.
+_STEP_ENDS = {
+    "newton-cg": "Optimization terminated successfully",
+    "bfgs": "Optimization terminated successfully",
+    "tnc": "Converged (|x_n",
+    "trust-constr": "`xtol` termination condition",
+}
 
 # By the beginning of scipy's own words.
 _ADVICE = {
@@ -48,6 +60,12 @@ _ADVICE = {
     "Return from COBYLA because the objective function has been evaluated": LIMIT.format("options={'maxiter': ...}"),
     "The maximum number of": LIMIT.format("a limit given in `options`"),
 }
+
+
+def rests_on_step(method: str, message: str) -> bool:
+    """Whether scipy may have ended only because a step was short, which says nothing about the gradient."""
+    beginning = _STEP_ENDS.get(method.lower())
+    return beginning is not None and message.startswith(beginning)
 
 
 def explain(message: str) -> str:

@@ -5,9 +5,7 @@ scipy and sleeps whenever scipy wants a value. Only numpy arrays cross over; Ten
 that called `fit`, where its device scopes and distribution strategies live.
 """
 
-import re
 import threading
-import warnings
 from collections.abc import Sequence
 from queue import SimpleQueue
 
@@ -17,7 +15,7 @@ from scipy.optimize import Bounds, OptimizeResult
 
 from kormos_opt.solvers import scipy_methods
 from kormos_opt.solvers.base import Evaluate, HessianProduct, Iterate, Solver, Value
-from kormos_opt.solvers.scipy_messages import explain
+from kormos_opt.solvers.scipy_messages import explain, rests_on_step
 
 _ABANDON = object()
 
@@ -95,35 +93,6 @@ def minimize(
             thread.join(timeout=None if _lock(method) is None else 0.5)
 
 
-def check_options(method: str, tol: float | None, options: dict) -> None:
-    """Raises `ValueError` for options that scipy does not know, by letting scipy solve a problem of two unknowns."""
-    small = {name: None if np.ndim(value) else value for name, value in options.items()}  # arrays have the model's size
-    small |= {name: False for name in ("disp", "verbose", "iprint") if name in small}
-    answers = {"fun": lambda x: x @ x, "fun_and_jac": lambda x: (x @ x, 2 * x), "product": lambda x, p: 2 * p}
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=scipy.optimize.OptimizeWarning)
-        warnings.filterwarnings("error", "Unknown solver options", scipy.optimize.OptimizeWarning)
-        try:
-            functions = _functions(scipy_methods.method(method), **answers)
-            result = scipy.optimize.minimize(x0=np.ones(2), method=method, tol=tol, options=small, **functions)
-            reason = result.message if result.message.startswith("ERROR") else None
-        except (scipy.optimize.OptimizeWarning, TypeError, ValueError, AttributeError) as error:
-            reason = error
-    if reason:
-        raise ValueError(
-            f"Expected `options` that scipy takes for method {method!r}: {', '.join(known_options(method))}. "
-            f"Received: options={options!r} ({reason})"
-        )
-
-
-def known_options(method: str) -> list[str]:
-    """The option names in scipy's own documentation of `method`."""
-    documentation = scipy.optimize.show_options("minimize", method, disp=False).partition("\nReturns\n")[0]
-    options = documentation.partition("Options\n-------")[2] or documentation
-    names = re.findall(r"^\s*(\w+(?:, \w+)*) ?: ", options, re.MULTILINE)
-    return sorted({name for group in names for name in group.split(", ")} | {"maxiter"})
-
-
 def _functions(method, fun, fun_and_jac, product):
     """What `minimize` is given to call for `method`."""
     if method.derivatives == "none":
@@ -180,6 +149,8 @@ def _run_scipy(x0, method, arguments, to_scipy, to_caller):
     )
     try:
         result = scipy.optimize.minimize(x0=x0, method=method, callback=callback, **functions, **arguments)
+        is_free = arguments["bounds"] is None and not arguments["constraints"]
+        result.rests_on_step = is_free and rests_on_step(method, result.message)
         result.message = explain(result.message)
     except _Abandoned:
         return
