@@ -26,7 +26,8 @@ if keras.backend.backend() != "tensorflow":
         'Set os.environ["KERAS_BACKEND"] = "tensorflow" before the first import of keras.'
     )
 
-from kormos_opt import keras_hook, models, optimizers
+from kormos_opt import keras_hook, models, optimizers, xla_gradients
+from kormos_opt.batch_optimizer import ScipyBatchOptimizer
 from kormos_opt.constraints import VariableConstraint
 from kormos_opt.methods import (
     BFGS,
@@ -59,6 +60,7 @@ __all__ = [
     "NelderMead",
     "NewtonCG",
     "Powell",
+    "ScipyBatchOptimizer",
     "TrustConstr",
     "TrustExact",
     "TrustKrylov",
@@ -69,3 +71,8 @@ __all__ = [
 ]
 
 keras_hook.install(optimizers.NAMES)
+xla_gradients.register()
+
+
+def __dir__():
+    return sorted([*__all__, "__version__"])

@@ -129,8 +129,12 @@ class BatchOptimizer(keras.optimizers.Optimizer):
         return self._built().get_weights()
 
     def set_weights(self, x) -> None:
-        """Assigns a vector of shape `(n,)` to the trainable weights."""
-        self._built().set_weights(x)
+        """Assigns a vector of shape `(n,)` to the trainable weights. A list of arrays is Keras's, for the variables of
+        the optimizer itself."""
+        if isinstance(x, (list, tuple)) and x and all(_is_array(each) for each in x):
+            super().set_weights(x)
+        else:
+            self._built().set_weights(x)
 
     def func(self, x) -> float:
         """The loss at `x`, of shape `(n,)`."""
@@ -232,6 +236,11 @@ class BatchOptimizer(keras.optimizers.Optimizer):
             "cache": self.cache,
             "precision": self.precision,
         }
+
+
+def _is_array(value):
+    """Whether this is an array, in memory or in a file, and no number."""
+    return hasattr(value, "shape") and not isinstance(value, np.generic)
 
 
 class _Untracked:

@@ -26,6 +26,7 @@ from keras.src.backend.tensorflow import trainer as tensorflow_trainer
 from keras.src.backend.tensorflow.trainer import TensorFlowTrainer, TFEpochIterator
 from keras.src.losses import loss as loss_module
 from keras.src.saving import saving_lib
+from keras.src.saving.keras_saveable import KerasSaveable
 from keras.src.trainers.data_adapters import array_data_adapter, array_slicing, get_data_adapter
 from keras.src.trainers.trainer import Trainer
 from keras.src.utils import io_utils
@@ -44,6 +45,7 @@ def install(names: dict[str, type]) -> None:
         TensorFlowTrainer.fit = _asking(TensorFlowTrainer.fit, _fit)
         TensorFlowTrainer.make_test_function = _asking(TensorFlowTrainer.make_test_function, _make_test_function)
         TensorFlowTrainer._maybe_symbolic_build = _asking(TensorFlowTrainer._maybe_symbolic_build, _symbolic_build)
+        TensorFlowTrainer.__reduce__ = _asking(KerasSaveable.__reduce__, _reduce)
         Trainer.compile = _knowing(names, Trainer.compile)  # where `load_model` looks for it
 
 
@@ -66,6 +68,15 @@ def _asking(stock, ours):
 
     method._kormos_opt_stock = stock
     return method
+
+
+def _reduce(stock, model):
+    """Pickles with a name of this package in front, so that the process which unpickles imports it."""
+    return _unpickle, stock(model)
+
+
+def _unpickle(make, arguments):
+    return make(*arguments)
 
 
 def _innermost(optimizer):
