@@ -18,6 +18,7 @@ _RANDOM = (
 _STRENGTHS = ("rate", "stddev", "dropout", "recurrent_dropout")
 _STILL_INITIAL = 0.1  # of the averages: more than that is worth a word
 _ENOUGH = 0.01
+_NAMED = 3
 
 
 def on_dropout(model: keras.Model) -> str | None:
@@ -26,7 +27,7 @@ def on_dropout(model: keras.Model) -> str | None:
     if not names:
         return None
     return (
-        f"Dropout or noise in {', '.join(names)}: its mask stands still during a fit, so that the loss is a function of "
+        f"Dropout or noise in {_listed(names)}: its mask stands still during a fit, so that the loss is a function of "
         "the weights. It does not regularize here. Set its rate to 0 and use kernel_regularizer= or early stopping."
     )
 
@@ -50,10 +51,15 @@ def on_batch_normalization(model: keras.Model, iterations: int) -> str | None:
     share = max(layer.momentum for layer in slow) ** iterations
     better = math.floor(100 * _ENOUGH ** (1 / iterations)) / 100
     return (
-        f"BatchNormalization in {', '.join(layer.name for layer in slow)}: its averages advance once per iteration, and "
+        f"BatchNormalization in {_listed([layer.name for layer in slow])}: its averages advance once per iteration, and "
         f"after {iterations} of them {share:.0%} is still their initial value, which predict and evaluate will use. "
         f"Give the layer momentum={better}."
     )
+
+
+def _listed(names):
+    more = len(names) - _NAMED
+    return ", ".join(names[:_NAMED]) + (f" and {more} more layers" if more > 0 else "")
 
 
 def _strength(layer):

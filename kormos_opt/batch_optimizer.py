@@ -14,7 +14,8 @@ from scipy.optimize import Bounds, OptimizeResult
 from kormos_opt import constraints as constraints_module
 from kormos_opt import train_step
 from kormos_opt.flat_objective import FlatObjective
-from kormos_opt.graph_run import Memory
+from kormos_opt.graph_run import SEEDS, Memory
+from kormos_opt.model_state import ModelState
 from kormos_opt.stages import Plan, is_positive_integer
 from kormos_opt.train_function import TrainFunction
 
@@ -169,13 +170,36 @@ class BatchOptimizer(keras.optimizers.Optimizer):
         """The variables of a solver in the graph: those saved with the optimizer, for the first model that asks."""
         saved, owner = self._untracked.memory, self._untracked.owner()
         fits = saved is not None and saved.position_deltas.shape == (pairs, size)
+        seeds = len(ModelState(model).seeds)
         if fits and owner in (None, model):
             self._untracked.owner = weakref.ref(model)
-            return saved
-        memory = Memory.of(lambda shape, **named: keras.Variable(np.zeros(shape), **named), size, pairs)
+            self._make_room_for_seeds(seeds)
+            return self._untracked.memory
+        seeds = max(seeds, SEEDS)
+        memory = Memory.of(lambda shape, **named: keras.Variable(np.zeros(shape), **named), size, pairs, seeds)
         if saved is None:
             self._untracked.memory, self._untracked.owner = memory, weakref.ref(model)
         return memory
+
+    def load_own_variables(self, store):
+        """As Keras does, with room for as many seeds as there are in the file."""
+        memory = self._untracked.memory
+        index = self._index_of(memory.seeds) if memory is not None else None
+        if index is not None and str(index) in store.keys():  # noqa: SIM118  a file is no mapping
+            self._make_room_for_seeds(store[str(index)].shape[0])
+        super().load_own_variables(store)
+
+    def _make_room_for_seeds(self, count):
+        """A larger variable in the place of the one there is: an optimizer learns of a model's seeds after its build."""
+        memory = self._untracked.memory
+        index = self._index_of(memory.seeds)
+        if index is not None and memory.seeds.shape[0] < count:
+            seeds = self.add_variable((count, 2), dtype="int64", name="seeds")
+            self._variables[index] = self._variables.pop()
+            self._untracked.memory = memory._replace(seeds=seeds)
+
+    def _index_of(self, variable):
+        return next((i for i, each in enumerate(self._variables) if each is variable), None)
 
     def has_lost_memory_of(self, model: keras.Model) -> bool:
         """Whether a solver has worked on the model before, and neither its file nor compile() has kept what it knew."""
@@ -236,6 +260,17 @@ class BatchOptimizer(keras.optimizers.Optimizer):
             "cache": self.cache,
             "precision": self.precision,
         }
+
+
+def _deserialized(value, custom_objects):
+    """What Keras has serialized, at any depth; all else, as `get_config` itself returns it, as it is."""
+    if isinstance(value, dict) and {"class_name", "config"} <= value.keys():
+        return keras.saving.deserialize_keras_object(value, custom_objects=custom_objects)
+    if isinstance(value, dict):
+        return {name: _deserialized(each, custom_objects) for name, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_deserialized(each, custom_objects) for each in value)
+    return value
 
 
 def _is_array(value):
@@ -387,7 +422,7 @@ class ScipyBatchOptimizer(BatchOptimizer):
         """The inverse of `get_config`, after Keras has serialized it."""
         config = dict(config)
         for name in {"pretrain_fn", "options", "bounds", "constraints"} & config.keys():
-            config[name] = keras.saving.deserialize_keras_object(config[name], custom_objects=custom_objects)
+            config[name] = _deserialized(config[name], custom_objects)
         if isinstance(config.get("bounds"), dict) and "scipy.optimize.Bounds" in config["bounds"]:
             config["bounds"] = Bounds(**config["bounds"]["scipy.optimize.Bounds"])
         if config.get("constraints"):

@@ -81,14 +81,14 @@ class Run:
         """Whether the run can go on from its last accepted iterate after Ctrl-C."""
         return False
 
-    def interrupted(self, what_next: str) -> OptimizeResult:
+    def interrupted(self, what_next: str, how: str = "Not converged") -> OptimizeResult:
         """A result for a run that did not end by itself."""
         where = (
             f"the loss is {self.accepted.fun:.3g}"
             if self.gradient_norm is None
             else f"the gradient's norm is {self.gradient_norm:.3g}"
         )
-        return self.outcome(False, 1, f"Not converged after {self.nit} iterations: {where}; {what_next}.")
+        return self.outcome(False, 1, f"{how} after {self.nit} iterations: {where}; {what_next}.")
 
     def outcome(self, success: bool, status: int, message: str) -> OptimizeResult:
         """A result at the last accepted iterate."""

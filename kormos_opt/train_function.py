@@ -401,11 +401,14 @@ class TrainFunction:
 
     def _iterate(self):
         run = self._run
+        starts = run.accepted is None
         moved = run.iterate()
         if run.position is not run.accepted.x:
             self._objective.parameters.assign(run.accepted.x)
-        if moved and run.accepted.averages:
+        advances = moved and bool(run.accepted.averages)
+        if advances:
             self._objective.state.assign_averages(run.accepted.averages)
+        if advances or starts:  # a run that goes on from a file brings its seeds
             self._state = self._objective.state.save()
         return moved
 
@@ -452,7 +455,8 @@ class TrainFunction:
         survives = is_interrupt and run is not None and run.survives_interrupt()
         if run is not None and run.accepted is not None:
             self._objective.parameters.assign(run.accepted.x)
-            self._optimizer.record(run.interrupted(_GOES_ON if survives else _AFRESH))
+            how = () if survives else ("Interrupted by an error",)
+            self._optimizer.record(run.interrupted(_GOES_ON if survives else _AFRESH, *how))
             self._why_afresh = None if survives else _AFTER_AN_ERROR
         else:
             self._optimizer.record(None)
@@ -464,7 +468,7 @@ class TrainFunction:
 
 
 _GOES_ON = "fit goes on from here"
-_AFRESH = "interrupted by an error, another fit starts afresh"
+_AFRESH = "another fit starts afresh"
 _FROM_A_FILE = (
     "The solver starts afresh from the weights: its memory of the iterations before is gone, since neither "
     "a file nor compile() carries it. LBFGS(engine='tfp') keeps it in its variables."
