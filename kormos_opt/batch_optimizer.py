@@ -5,32 +5,34 @@ What changes during a fit lives elsewhere. `methods.py` has a class for every me
 
 import contextlib
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, TypedDict
 
 import keras
 import numpy as np
 from scipy.optimize import Bounds, OptimizeResult
+from typing_extensions import Never, Unpack
 
 from kormos_opt import constraints as constraints_module
-from kormos_opt import train_step
+from kormos_opt import train_step, unknown_arguments
 from kormos_opt.flat_objective import FlatObjective
 from kormos_opt.graph_run import SEEDS, Memory
 from kormos_opt.model_state import ModelState
 from kormos_opt.stages import Plan, is_positive_integer
 from kormos_opt.train_function import TrainFunction
 
-_NO_STEP_SETTINGS = {
-    "learning_rate": "a line search chooses every step length",
-    "weight_decay": "use kernel_regularizer=keras.regularizers.L2(...), which is part of the objective",
-    "clipnorm": "a solver needs the gradient as it is",
-    "clipvalue": "a solver needs the gradient as it is",
-    "global_clipnorm": "a solver needs the gradient as it is",
-    "use_ema": "the last iterate is the best one",
-    "ema_momentum": "the last iterate is the best one",
-    "ema_overwrite_frequency": "the last iterate is the best one",
-    "loss_scale_factor": "a solver needs the loss as it is",
-    "gradient_accumulation_steps": "the gradient is that of the full batch already",
-}
+BoundsLike = Bounds | Sequence[tuple[Any, Any]] | Mapping[str, tuple[Any, Any]] | None
+
+
+class Settings(TypedDict, total=False):
+    """What all optimizers take by keyword, see `BatchOptimizer`."""
+
+    batch_size: int | Literal["auto"] | None
+    max_cache_entries: int
+    dtype: str
+    iterations_per_epoch: int
+    cache: bool | Literal["auto"]
+    precision: Literal["model", "float64"]
 
 
 class BatchOptimizer(keras.optimizers.Optimizer):
@@ -78,18 +80,17 @@ class BatchOptimizer(keras.optimizers.Optimizer):
 
     def __init__(
         self,
-        name="batchoptimizer",
-        batch_size=None,
-        max_cache_entries=10,
-        dtype="float64",
-        iterations_per_epoch=1,
-        cache="auto",
-        precision="model",
-        **kwargs,
+        name: str | None = "batchoptimizer",
+        batch_size: int | Literal["auto"] | None = None,
+        max_cache_entries: int = 10,
+        dtype: str = "float64",
+        iterations_per_epoch: int = 1,
+        cache: bool | Literal["auto"] = "auto",
+        precision: Literal["model", "float64"] = "model",
+        **kwargs: Never,
     ):
         for argument, value in kwargs.items():
-            reason = _NO_STEP_SETTINGS.get(argument, "it is no argument of this class")
-            raise ValueError(f"Expected no `{argument}`: {reason}. Received: {argument}={value!r}. Leave it out.")
+            raise ValueError(unknown_arguments.message(type(self), argument, value))
         if not is_positive_integer(iterations_per_epoch):
             raise ValueError(f"Expected a positive integer. Received: iterations_per_epoch={iterations_per_epoch!r}.")
         if not (batch_size in (None, "auto") or is_positive_integer(batch_size)):
@@ -190,7 +191,7 @@ class BatchOptimizer(keras.optimizers.Optimizer):
         super().load_own_variables(store)
 
     def _make_room_for_seeds(self, count):
-        """A larger variable in the place of the one there is: an optimizer learns of a model's seeds after its build."""
+        """Puts a larger variable in the place of the one there is: an optimizer is built before it knows the seeds."""
         memory = self._untracked.memory
         index = self._index_of(memory.seeds)
         if index is not None and memory.seeds.shape[0] < count:
@@ -231,9 +232,9 @@ class BatchOptimizer(keras.optimizers.Optimizer):
 
     def make_train_function(self, model: keras.Model) -> TrainFunction:
         """What `Model.fit` calls instead of its own train function."""
-        for argument, reason in _NO_STEP_SETTINGS.items():
+        for argument, reason in unknown_arguments.STOCHASTIC.items():
             value = getattr(self, argument, None)
-            if argument not in ("learning_rate", "ema_momentum") and value:
+            if argument not in ("learning_rate", "lr", "ema_momentum") and value:
                 raise ValueError(f"Expected no `{argument}`: {reason}. Received: optimizer.{argument}={value!r}.")
         return TrainFunction(model, self)
 
@@ -336,15 +337,15 @@ class ScipyBatchOptimizer(BatchOptimizer):
 
     def __init__(
         self,
-        name="scipy",
-        method=None,
-        epochs=None,
-        pretrain_fn=None,
-        options=None,
-        bounds=None,
-        constraints=None,
-        tol=None,
-        **kwargs,
+        name: str | None = "scipy",
+        method: str | Sequence[str] | None = None,
+        epochs: int | Sequence[int] | None = None,
+        pretrain_fn: Callable[[keras.Model], Any] | Sequence[Callable[[keras.Model], Any] | None] | None = None,
+        options: Mapping[str, Any] | Sequence[Mapping[str, Any] | None] | None = None,
+        bounds: BoundsLike = None,
+        constraints: Any = None,
+        tol: float | Sequence[float | None] | None = None,
+        **kwargs: Unpack[Settings],
     ):
         super().__init__(name=name, **kwargs)
         self._untracked.plan = Plan(method, epochs, pretrain_fn, options, bounds, constraints, tol)

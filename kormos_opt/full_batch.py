@@ -78,6 +78,8 @@ def of_fit(
             if replicas is not None:
                 arrays = replicas.share(arrays, _rows(arrays))
             return _whole(keras.tree.map_structure(_to_tensor, arrays), replicas)
+    if steps_per_epoch is not None:
+        _warn_of_left_out(keras_hook.array_rows(x), steps_per_epoch * (batch_size or _KERAS_BATCH_SIZE))
     batches = keras_hook.Batches(replicas, x, y, sample_weight, class_weight, batch_size, steps_per_epoch)
     can_be_streamed = keras_hook.can_be_read_again(x)
     if cache is False:
@@ -105,6 +107,18 @@ def of_fit(
     return _streamed(batches, replicas)
 
 
+def _warn_of_left_out(rows, taken):
+    if rows is not None and rows > taken:
+        _log.warning(
+            "steps_per_epoch takes the first %d of %d rows in every epoch: %d rows are left out for good. Leave "
+            "steps_per_epoch out to fit all of them.",
+            taken,
+            rows,
+            rows - taken,
+        )
+
+
+_KERAS_BATCH_SIZE = 32
 NO_ROWS = "Expected training data with at least one row. Received: none."
 
 

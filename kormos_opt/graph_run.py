@@ -41,7 +41,7 @@ class Memory(NamedTuple):
 
     @classmethod
     def of(cls, add_variable: Callable, size: int, pairs: int, seeds: int = SEEDS) -> "Memory":
-        """New ones, for `size` weights, `pairs` of changes and `seeds`, made by `add_variable(shape, dtype=, name=)`."""
+        """New ones for `size` weights, `pairs` of changes and `seeds`, by `add_variable(shape, dtype=, name=)`."""
         shapes = {
             "position": (size,),
             "objective_value": (),
@@ -137,7 +137,7 @@ class GraphRun(Run):
         return True
 
     def survives_interrupt(self) -> bool:
-        """The variables change all at once, so they are those of an iterate, perhaps of one that nobody has seen yet."""
+        """The variables change all at once, so they are those of an iterate, perhaps of one that is not accepted yet."""
         if self.accepted is None or self.result is not None:
             return False
         x = self._memory.position.numpy()

@@ -54,6 +54,11 @@ def _knowing(names, stock):
     def compile(model, optimizer="rmsprop", *args, **kwargs):
         if isinstance(optimizer, str) and optimizer.lower() in names:
             optimizer = optimizer.lower()
+        if isinstance(optimizer, type) and hasattr(optimizer, "make_train_function"):
+            raise ValueError(
+                f"Expected an optimizer. Received: optimizer={optimizer.__name__}, which is its class. "
+                f"Write optimizer={optimizer.__name__}()."
+            )
         return stock(model, optimizer, *args, **kwargs)
 
     return compile
@@ -287,6 +292,12 @@ def whole_arrays(x, y, sample_weight, class_weight):
     return next(iter(adapter.get_numpy_iterator()))
 
 
+def array_rows(x) -> int | None:
+    """The rows of arrays, `None` for data of another kind."""
+    leaves = [leaf for leaf in keras.tree.flatten(x) if leaf is not None]
+    return leaves[0].shape[0] if leaves and array_data_adapter.can_convert_arrays((x,)) else None
+
+
 def _is_sparse(array):
     return isinstance(array, (tf.SparseTensor, tf.RaggedTensor)) or hasattr(array, "tocoo")
 
@@ -464,8 +475,9 @@ def corrected_losses(model: keras.Model, reduce):
 
     Args:
         model: The model, whose metrics keep the losses that they call as they are.
-        reduce: Called as `reduce(stock, loss, y_true, y_pred, values, sample_weight, mask)`: `values` is what
-            `loss.call` has returned; `stock` is Keras's reduction, called with `values, sample_weight, mask, reduction`.
+        reduce: Called as `reduce(stock, loss, y_true, y_pred, values, sample_weight, mask)`. `values` is what
+            `loss.call` has returned. `stock` is Keras's reduction, called as `stock(values, sample_weight, mask,
+            reduction)`.
     """
     outer = []  # the calls that run, of losses (their arguments) and of metrics (None)
 

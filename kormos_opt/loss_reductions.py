@@ -4,8 +4,8 @@ The objective weighs the loss of a chunk with its share `rows / total_rows` of t
 means, and for penalties, which every chunk repeats. Two kinds of loss need a factor first:
 
 * a sum must count fully: `sum(chunk) * total_rows / rows`;
-* a mean over valid entries (masked, or divided by the sum of sample weights) must divide by the number D of those entries
-  in the whole: `sum(chunk) * (total_rows / rows) / D`. D needs one pass over the data.
+* a mean over valid entries (masked, or divided by the sum of sample weights) must divide by the number D of those
+  entries in the whole: `sum(chunk) * (total_rows / rows) / D`. D needs one pass over the data.
 
 A loss whose values are one number for the whole chunk keeps its own value: nobody can know from outside what it is.
 """
@@ -66,7 +66,7 @@ class LossReductions:
 
 
 def _count(reduction, values, sample_weight, mask):
-    """The divisor of the mean, where it is not simply the number of entries, and what Keras adds to that of the whole."""
+    """The divisor of the mean, `None` where it is the number of entries, and what Keras adds to that of the whole."""
     if reduction == "mean_with_sample_weight" and sample_weight is not None:
         weights = tf.cast(sample_weight, tf.float64)
         return tf.reduce_sum(weights if mask is None else weights * _of_rank(mask, weights)), 0.0

@@ -3,29 +3,54 @@
 All take the arguments of `ScipyBatchOptimizer` but `method`. Which one when: `docs/how_to_choose_a_solver.md`.
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any, Literal, TypedDict
 
 import keras
 import numpy as np
 import tensorflow as tf
+from typing_extensions import Unpack
 
 from kormos_opt import graph_run
-from kormos_opt.batch_optimizer import ScipyBatchOptimizer
+from kormos_opt.batch_optimizer import BoundsLike, ScipyBatchOptimizer, Settings
 from kormos_opt.solvers import tfp_graph
 from kormos_opt.stages import is_positive_integer
+
+
+class _StageSettings(Settings, total=False):
+    epochs: int | None
+    pretrain_fn: Callable[[keras.Model], Any] | None
 
 
 class _Named(ScipyBatchOptimizer):
     method = None
 
-    def __init__(self, tol=None, options=None, bounds=None, constraints=None, **kwargs):
-        name = kwargs.pop("name", None) or type(self).__name__.lower()
+    def __init__(
+        self,
+        tol: float | None = None,
+        options: Mapping[str, Any] | None = None,
+        bounds: BoundsLike = None,
+        constraints: Any = None,
+        name: str | None = None,
+        **kwargs: Unpack[_StageSettings],
+    ):
+        name = name or type(self).__name__.lower()
         super().__init__(name, self.method, tol=tol, options=options, bounds=bounds, constraints=constraints, **kwargs)
 
     def get_config(self):
         config = super().get_config()
         del config["method"]
         return config
+
+
+class _OtherSettings(TypedDict, total=False):
+    bounds: BoundsLike
+    constraints: Any
+    epochs: int | None
+    pretrain_fn: Callable[[keras.Model], Any] | None
+    max_cache_entries: int
+    dtype: str
 
 
 @keras.saving.register_keras_serializable("kormos_opt")
@@ -73,16 +98,16 @@ class LBFGS(_Named):
 
     def __init__(
         self,
-        memory=10,
-        tol=None,
-        options=None,
-        iterations_per_epoch=1,
-        batch_size=None,
-        cache="auto",
-        precision="model",
-        name="lbfgs",
-        engine="scipy",
-        **kwargs,
+        memory: int = 10,
+        tol: float | None = None,
+        options: Mapping[str, Any] | None = None,
+        iterations_per_epoch: int = 1,
+        batch_size: int | Literal["auto"] | None = None,
+        cache: bool | Literal["auto"] = "auto",
+        precision: Literal["model", "float64"] = "model",
+        name: str | None = "lbfgs",
+        engine: Literal["scipy", "tfp", "auto"] = "scipy",
+        **kwargs: Unpack[_OtherSettings],
     ):
         if not is_positive_integer(memory):
             raise ValueError(f"Expected a positive integer. Received: memory={memory!r}.")

@@ -368,7 +368,9 @@ class Objective:
         float64 = self._float64 or precision.compute_dtype(self._model) == "float64"
         compute = precision.float64_compute(self._model, substitutes) if float64 else contextlib.nullcontext()
         losses = contextlib.nullcontext() if self._replicas is None else keras_hook.undivided_losses()
-        with compute, losses, keras_hook.corrected_losses(self._model, functools.partial(_reduce, reductions)):
+        explained = precision.explained() if float64 else contextlib.nullcontext()
+        corrected = keras_hook.corrected_losses(self._model, functools.partial(_reduce, reductions))
+        with explained, compute, losses, corrected:
             heard = train_step.run(self._model, precision.in_float64(batch) if float64 else batch)
         self._logs = keras.tree.map_structure(_spec, heard.logs)
         self._is_doubtful |= reductions.has_scalar or keras_hook.has_own_loss(self._model)
@@ -385,10 +387,10 @@ class Objective:
 
 
 _DEPENDS_ON_CUT = (
-    "Expected a loss that adds up over chunks of rows: a mean over rows, or a Loss with reduction=\"sum\". "
-    "Received: for the first {} rows {:.6g} in one chunk and {:.6g} in two. Return one value for each row from the loss "
-    "function, or the mean over rows; give add_loss a mean over rows. To keep it as it is, evaluate all rows at once: "
-    "give the optimizer batch_size= as many as there are."
+    'Expected a loss that adds up over chunks of rows: a mean over rows, or a Loss with reduction="sum". '
+    "Received: for the first {} rows {:.6g} in one chunk and {:.6g} in two. Return one value for each row from the "
+    "loss function, or the mean over rows; give add_loss a mean over rows. To keep the loss as it is, evaluate all rows "
+    "at once: give the optimizer batch_size= as many as there are."
 )
 
 

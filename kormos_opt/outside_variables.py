@@ -1,7 +1,8 @@
 """What f depends on beside the weights, and whether it has changed: loss weights, collocation points, frozen layers.
 
-A callback may assign such variables in the middle of a fit. Then f is another function, and what a solver remembers of it
-is out of date. Looking costs no evaluation: the variables that the traced graph reads are compared with what they were.
+A callback may assign such variables in the middle of a fit. Then f is another function, and what a solver remembers of
+it is out of date. Looking costs no evaluation: the variables that the traced graph reads are compared with what they
+were.
 """
 
 import tensorflow as tf

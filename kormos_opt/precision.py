@@ -44,6 +44,28 @@ def in_float64(batch):
     return keras.tree.map_structure(cast, batch)
 
 
+@contextlib.contextmanager
+def explained():
+    """Inside, an error about float32 beside float64 says where such numbers come from, and what to do."""
+    try:
+        yield
+    except _RefusedLayerError:
+        raise
+    except (TypeError, ValueError, tf.errors.InvalidArgumentError) as error:
+        if not _mixes_floats(str(error)):
+            raise
+        raise ValueError(
+            'Expected a train step and a loss that compute in float64 for precision="float64". Received: a float32 '
+            f"tf.Variable or constant beside float64 numbers ({str(error).strip().splitlines()[0]}). Cast it to the "
+            "dtype of what it meets, tf.cast(value, y_pred.dtype), or make it a weight, self.add_weight(...), inside a "
+            'layer; or use precision="model".'
+        ) from error
+
+
+def _mixes_floats(message):
+    return ("float64" in message or "double" in message) and ("float32" in message or "float tensor" in message)
+
+
 def check_loss(loss) -> None:
     """Raises `ValueError` for a loss that is not float64 where the objective shall be."""
     if loss.dtype != tf.float64:

@@ -1,7 +1,7 @@
 """Shows that an epoch of more than a few seconds is at work: the rows so far, in Keras's own progress bar.
 
-A pass over the data is one call into TensorFlow, during which Python waits. The graph counts the rows in a variable, and a
-thread that sleeps between two looks reads it.
+A pass over the data is one call into TensorFlow, during which Python waits. The graph counts the rows in a variable. A
+thread reads it, and sleeps between two looks.
 """
 
 import contextlib

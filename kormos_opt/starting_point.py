@@ -29,9 +29,7 @@ def check_evaluation(fun: float, jac: np.ndarray | None, batches: Iterable) -> N
         batches: What `train_step` takes, looked at only where something is wrong.
     """
     if not np.isfinite(fun):
-        raise ValueError(
-            f"Expected a finite loss at the starting point. Received: loss={fun}, {_of_data(batches)}."
-        )
+        raise ValueError(f"Expected a finite loss at the starting point. Received: loss={fun}, {_of_data(batches)}.")
     if jac is not None and not np.isfinite(jac).all():
         raise ValueError(
             "Expected a finite gradient at the starting point. "

@@ -350,7 +350,8 @@ class TrainFunction:
             self._chain.carry(run)
             self._start(pretrain=False)
             self._run.nit = run.nit
-        self._say("anew", _ANEW.format(changed, self._chain.stage.name, "keeps its memory" if keeps else "starts afresh"))
+        what_next = "keeps its memory" if keeps else "starts afresh"
+        self._say("anew", _ANEW.format(changed, self._chain.stage.name, what_next))
 
     def _goes_on_elsewhere(self):
         """Before an end is reported: whether f has changed where nobody could see it. Then the end is none."""
@@ -449,7 +450,7 @@ class TrainFunction:
         self._awaited = None
 
     def _abandon(self, is_interrupt):
-        """Puts the model back to the last accepted iterate. After Ctrl-C the run stays suspended where that is possible."""
+        """Puts the model back to the last accepted iterate. After Ctrl-C the run stays suspended where it can."""
         self._forget_awaited()
         run = self._run
         survives = is_interrupt and run is not None and run.survives_interrupt()
@@ -475,10 +476,10 @@ _FROM_A_FILE = (
 )
 _AFTER_AN_ERROR = "The last fit ended with an error: the solver starts afresh from the weights."
 _ANEW = (
-    "The objective was changed in the middle of the fit ({}). The loss and its gradient are taken anew at the weights as "
-    "they are; {} {} there. Further changes in this fit are not reported."
+    "The objective was changed in the middle of the fit ({}). The loss and its gradient are taken anew at the weights "
+    "as they are; {} {} there. Further changes in this fit are not reported."
 )
 _NOT_A_FUNCTION = (
-    "Stopped: the loss at the same weights was {:.6g} and is {:.6g} now. A solver needs a loss that is a function of the "
-    "weights: leave out random numbers and Python values that change"
+    "Stopped: the loss at the same weights was {:.6g} and is {:.6g} now. A solver needs a loss that is a function of "
+    "the weights: leave out random numbers and Python values that change"
 )

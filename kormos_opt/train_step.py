@@ -4,9 +4,9 @@
 the listener that is open here, so add_loss, regularizers, loss_weights, masks, class weights, metrics and custom
 steps need no code of ours.
 
-A custom step may never call `scale_loss`. Then its loss is, in this order: what `GradientTape.gradient` has differentiated
-to get the gradients that are applied; what `model.compute_loss` has returned; `logs["loss"]`, unless a metric made it.
-The result of a metric is a running mean over the chunks so far, not the loss of this one.
+A custom step may never call `scale_loss`. Then its loss is, in this order: what `GradientTape.gradient` has
+differentiated to get the gradients that are applied; what `model.compute_loss` has returned; `logs["loss"]`, unless a
+metric made it. The result of a metric is a running mean over the chunks so far, not the loss of this one.
 """
 
 import contextlib
@@ -63,7 +63,7 @@ class Heard:
         self.variables = {id(variable): variable for variable, gradient in pairs if gradient is not None}
 
     def find_loss(self) -> None:
-        """Takes the loss from what else was heard, where the step says more than `scale_loss` does, or nothing there."""
+        """Takes the loss of a custom step from all that was heard."""
         targets = self._differentiated()
         if targets is not None:
             self.loss = targets

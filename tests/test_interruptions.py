@@ -92,9 +92,13 @@ def test_error_in_the_middle_of_a_line_search(error, monkeypatch):
         model.fit(x, y, epochs=9, callbacks=[accepted], verbose=0)
     assert "failing" in [frame.name for frame in traceback.extract_tb(raised.value.__traceback__)]
     assert_weights(model, accepted.weights)
-    assert solver_threads() == []
+    survives = error is KeyboardInterrupt
+    assert len(solver_threads()) == survives
+    assert ("fit goes on" in model.optimizer.result.message) is survives
     monkeypatch.undo()
-    assert model.fit(x, y, epochs=2, verbose=0).history["fg_evals"][0] <= 3
+    evaluations = model.fit(x, y, epochs=2, verbose=0).history["fg_evals"][0]
+    assert evaluations == 4 if survives else evaluations <= 3
+    raised.value.__traceback__ = None
 
 
 @pytest.fixture

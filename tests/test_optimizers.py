@@ -7,7 +7,6 @@ import scipy.optimize
 
 import kormos_opt
 from kormos_opt.optimizers import LBFGS, ScipyBatchOptimizer
-from kormos_opt.solvers import scipy_thread
 from tests.problems import compiled, network, regression
 
 SETTINGS = {
@@ -88,11 +87,6 @@ def test_given_limits_end_the_fit():
 def test_given_tolerances_decide_alone(arguments, expected):
     (stage,) = LBFGS(**arguments).stages
     assert stage.ends_at_resolution is expected
-
-
-def test_known_options_are_scipys():
-    names = scipy_thread.known_options("L-BFGS-B")
-    assert {"maxcor", "ftol", "gtol", "maxfun", "maxiter", "maxls"} <= set(names)
 
 
 def test_result_is_none_before_a_fit():

@@ -46,7 +46,7 @@ THIRD_PARTY = {
     "scipy_messages": set(),
     "stages": {"keras", "numpy"},
     "chain": {"scipy"},
-    "batch_optimizer": {"keras", "numpy", "scipy"},
+    "batch_optimizer": {"keras", "numpy", "scipy", "typing_extensions"},
 }
 
 

@@ -7,8 +7,8 @@ NO_BETTER_POINT = (
     f"Stopped: the line search found no better point. {_AS_LOW_AS_SEEN}its gradient is wrong or not continuous"
 )
 SHORT_STEPS = (
-    "Stopped: the steps have become shorter than the tolerance, but the gradient's norm is {:.3g}. A smaller tol may go "
-    "further. Where the second derivatives are zero, as those of mae, take a method without them, such as L-BFGS-B"
+    "Stopped: the steps have become shorter than the tolerance, but the gradient's norm is {:.3g}. A smaller tol may "
+    "go further. Where the second derivatives are zero, as those of mae, take a method without them, such as L-BFGS-B"
 )
 _INFEASIBLE = "Stopped: the constraints do not hold. Check that they can all hold"
 
