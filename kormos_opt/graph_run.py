@@ -137,7 +137,7 @@ class GraphRun(Run):
         return True
 
     def survives_interrupt(self) -> bool:
-        """The variables change all at once, so they are those of an iterate, perhaps of one that is not accepted yet."""
+        """The variables change all at once, so they are those of an iterate, maybe of one not accepted yet."""
         if self.accepted is None or self.result is not None:
             return False
         x = self._memory.position.numpy()

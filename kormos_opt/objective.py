@@ -389,8 +389,8 @@ class Objective:
 _DEPENDS_ON_CUT = (
     'Expected a loss that adds up over chunks of rows: a mean over rows, or a Loss with reduction="sum". '
     "Received: for the first {} rows {:.6g} in one chunk and {:.6g} in two. Return one value for each row from the "
-    "loss function, or the mean over rows; give add_loss a mean over rows. To keep the loss as it is, evaluate all rows "
-    "at once: give the optimizer batch_size= as many as there are."
+    "loss function, or the mean over rows; give add_loss a mean over rows. To keep the loss as it is, evaluate all "
+    "rows at once: give the optimizer batch_size= as many as there are."
 )
 
 
