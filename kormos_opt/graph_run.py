@@ -122,11 +122,9 @@ class GraphRun(Run):
         """Says in the variables that this run does not go on."""
         self._memory.is_running.assign(0)
 
-    def takes_anew(self) -> bool:
+    def takes_anew(self, evaluation: Evaluation) -> bool:
         """The correction pairs stay: they say something of the new objective too."""
-        batch, memory = self._batch(), self._memory
-        evaluation = self._objective.evaluate(self.accepted.x, batch)
-        self._objective.check_start(evaluation, batch)
+        memory = self._memory
         self.nfev += 1
         memory.nfev.assign_add(1)
         memory.objective_value.assign(evaluation.fun)

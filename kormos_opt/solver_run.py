@@ -69,8 +69,11 @@ class Run:
     def close(self) -> None:
         """Ends the solver and frees what it holds."""
 
-    def takes_anew(self) -> bool:
-        """Takes f and its gradient anew at the last accepted iterate, after the objective has changed, and goes on.
+    def takes_anew(self, evaluation: Evaluation) -> bool:
+        """Goes on from the last accepted iterate after the objective has changed.
+
+        Args:
+            evaluation: The new one there.
 
         Returns:
             Whether it could. If not, a new run has to start there.
@@ -112,14 +115,18 @@ class SolverRun(Run):
     Args:
         solver: The solver, not started.
         answers: Who answers its requests.
+        start: The evaluation at the starting point, if it is known. Defaults to `None`.
     """
 
-    def __init__(self, solver: Solver, answers: Answers):
+    def __init__(self, solver: Solver, answers: Answers, start: Evaluation | None = None):
         super().__init__()
         self._solver = solver
         self._answers = answers
         self._request = None
         self._evaluations = RecentEvaluations()
+        if start is not None:
+            self.nfev, self.position = 1, start.x
+            self._begin(start)
 
     def awaited(self) -> Evaluate | Value | None:
         """The evaluation that the solver waits for, unless it is known already."""
@@ -175,8 +182,7 @@ class SolverRun(Run):
         self.nfev += 1
         if self.accepted is None:
             self._answers.check_start(evaluation)
-            self._take(evaluation)
-            self._first_largest = 0.0 if evaluation.jac is None else float(np.abs(evaluation.jac).max())
+            self._begin(evaluation)
         self._evaluations.add(evaluation)
         return evaluation
 
@@ -199,6 +205,10 @@ class SolverRun(Run):
         self._take(evaluation)
         self.nit += 1
         return True
+
+    def _begin(self, evaluation):
+        self._take(evaluation)
+        self._first_largest = 0.0 if evaluation.jac is None else float(np.abs(evaluation.jac).max())
 
     def _take(self, evaluation):
         if evaluation is not self.accepted:

@@ -64,9 +64,8 @@ class Stage(NamedTuple):
             )
         constraints.resolve(self.constraints, parameters, self.method)
 
-    def solver(self, parameters: FlatParameters) -> Solver:
-        """A new solver from where the variables are now, moved between the bounds."""
-        x0 = parameters.ravel()
+    def solver(self, parameters: FlatParameters, x0: np.ndarray) -> Solver:
+        """A new solver of the variables' problem from `x0`, moved between the bounds."""
         limits = bounds.resolve(self.bounds, parameters, self.method)
 
         def make(x0, limits, constraints, options):

@@ -340,15 +340,16 @@ class TrainFunction:
         if changed:
             self._objective.outside.remember()
             self._state = self._objective.state.save()
-            self._take_anew(", ".join(changed))
+            self._take_anew(", ".join(changed), self._evaluate_again())
 
-    def _take_anew(self, changed):
-        """f is another function from here on: f and its gradient are taken anew, and the solver goes on."""
+    def _take_anew(self, changed, evaluation):
+        """f is another function from here on: the solver goes on from its new value and gradient."""
         run = self._run
-        keeps = run.takes_anew()
+        self.check_start(evaluation)
+        keeps = run.takes_anew(evaluation)
         if not keeps:
             self._chain.carry(run)
-            self._start(pretrain=False)
+            self._start(pretrain=False, start=evaluation)
             self._run.nit = run.nit
         what_next = "keeps its memory" if keeps else "starts afresh"
         self._say("anew", _ANEW.format(changed, self._chain.stage.name, what_next))
@@ -358,18 +359,21 @@ class TrainFunction:
         run, outside = self._run, self._objective.outside
         if not outside.may_change_unseen:
             return False
-        fun = run.accepted.fun
-        again = self._objective.evaluate(run.accepted.x, self._batch, run.accepted.jac is not None)
+        fun, again = run.accepted.fun, self._evaluate_again()
         if abs(again.fun - fun) <= 10 * self._resolution_of_f() * abs(fun):
             return False
         if self._anew_at == run.nit:
             run.result.update(success=False, status=4, message=_NOT_A_FUNCTION.format(fun, again.fun))
             return False
         self._anew_at = run.nit
-        self._take_anew("a Python value that it reads")
+        self._take_anew("a Python value that it reads", again)
         return True
 
-    def _start(self, pretrain):
+    def _evaluate_again(self):
+        accepted = self._run.accepted
+        return self._objective.evaluate(accepted.x, self._batch, accepted.jac is not None)
+
+    def _start(self, pretrain, start=None):
         self.close()
         self._forget_awaited()
         stage = self._chain.stage
@@ -381,7 +385,8 @@ class TrainFunction:
             memory = self._optimizer.memory_for(self._model, parameters.size, stage.memory)
             self._run = GraphRun(self._objective, lambda: self._batch, memory, stage.options, **self._resolution(stage))
         else:
-            self._run = SolverRun(safeguard(stage.solver(parameters), **self._resolution(stage)), self)
+            solver = stage.solver(parameters, parameters.ravel() if start is None else start.x)
+            self._run = SolverRun(safeguard(solver, **self._resolution(stage)), self, start)
 
     def _pretrain(self, pretrain_fn):
         """The function may freeze layers, so the objective is made anew; it may not take this fit's own place."""
@@ -414,8 +419,7 @@ class TrainFunction:
         return moved
 
     def _is_same_objective(self):
-        accepted = self._run.accepted
-        again = self._objective.evaluate(accepted.x, self._batch, accepted.jac is not None)
+        accepted, again = self._run.accepted, self._evaluate_again()
         return again.fun == accepted.fun and (again.jac is None or np.array_equal(again.jac, accepted.jac))
 
     def _dtype(self):

@@ -4,6 +4,7 @@ import gc
 import signal
 import threading
 import traceback
+import warnings
 import weakref
 
 import keras
@@ -13,7 +14,8 @@ import pytest
 import threadpoolctl
 
 from kormos_opt.objective import Objective
-from kormos_opt.optimizers import LBFGS
+from kormos_opt.optimizers import LBFGS, ScipyBatchOptimizer
+from kormos_opt.solver_run import SolverRun, _one_blas_thread, _OneBlasThread
 from kormos_opt.solvers import scipy_thread
 from tests.problems import compiled, linear, network, regression
 
@@ -74,11 +76,9 @@ def test_exception_in_a_callback(hook):
     assert history["loss"][-1] < loss
 
 
-@pytest.mark.parametrize("error", [BoomError, KeyboardInterrupt, MemoryError])
-def test_error_in_the_middle_of_a_line_search(error, monkeypatch):
-    x, y = regression()
-    model, accepted = compiled(network()), Accepted()
-    evaluate, left = Objective.evaluate, [4]
+def fail_at(monkeypatch, number, error):
+    """Raises `error` after so many evaluations."""
+    evaluate, left = Objective.evaluate, [number]
 
     def failing(self, *arguments):
         evaluation = evaluate(self, *arguments)
@@ -88,17 +88,65 @@ def test_error_in_the_middle_of_a_line_search(error, monkeypatch):
         return evaluation
 
     monkeypatch.setattr(Objective, "evaluate", failing)
+
+
+@pytest.mark.parametrize("error", [BoomError, MemoryError])
+def test_error_in_the_middle_of_a_line_search(error, monkeypatch, caplog):
+    x, y = regression()
+    model, accepted = compiled(network()), Accepted()
+    fail_at(monkeypatch, 4, error)
     with pytest.raises(error) as raised:
         model.fit(x, y, epochs=9, callbacks=[accepted], verbose=0)
     assert "failing" in [frame.name for frame in traceback.extract_tb(raised.value.__traceback__)]
     assert_weights(model, accepted.weights)
-    survives = error is KeyboardInterrupt
-    assert len(solver_threads()) == survives
-    assert ("fit goes on" in model.optimizer.result.message) is survives
+    assert solver_threads() == []
     monkeypatch.undo()
-    evaluations = model.fit(x, y, epochs=2, verbose=0).history["fg_evals"][0]
-    assert evaluations == 4 if survives else evaluations <= 3
-    raised.value.__traceback__ = None
+    assert model.fit(x, y, epochs=2, verbose=0).history["fg_evals"][0] <= 3
+    assert caplog.messages == ["The last fit ended with an error: the solver starts afresh from the weights."]
+
+
+@pytest.mark.parametrize("number", range(2, 9))
+@pytest.mark.parametrize("name", ["L-BFGS-B", "Newton-CG", "Nelder-Mead"])
+def test_ctrl_c_in_an_evaluation_is_no_error(name, number, monkeypatch, caplog):
+    """The run stays suspended: the rows before and after are those of a fit that was never interrupted."""
+    x, y = regression()
+    whole, cut = (compiled(network(), ScipyBatchOptimizer(method=name)) for _ in range(2))
+    cut.set_weights(whole.get_weights())
+    expected = whole.fit(x, y, epochs=8, verbose=0).history
+    fail_at(monkeypatch, number, KeyboardInterrupt)
+    accepted = Accepted()
+    with pytest.raises(KeyboardInterrupt):
+        cut.fit(x, y, epochs=8, callbacks=[accepted], verbose=0)
+    monkeypatch.undo()
+    if hasattr(accepted, "weights"):
+        assert_weights(cut, accepted.weights)
+    assert cut.optimizer.result.message.endswith("fit goes on from here.")
+    rows = cut.history.history
+    more = cut.fit(x, y, epochs=8, initial_epoch=len(rows.get("loss", [])), verbose=0).history
+    for column in expected:
+        assert rows.get(column, []) + more[column] == expected[column]
+    assert caplog.messages == []
+
+
+def test_ctrl_c_inside_the_solver_starts_afresh_and_says_so(monkeypatch, caplog):
+    x, y = regression()
+    model, accepted = compiled(network()), Accepted()
+    send, left = SolverRun._send, [5]
+
+    def failing(self, answer):
+        left[0] -= 1
+        if left[0] == 0:
+            self._solver.close()
+            raise KeyboardInterrupt
+        send(self, answer)
+
+    monkeypatch.setattr(SolverRun, "_send", failing)
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(x, y, epochs=9, callbacks=[accepted], verbose=0)
+    assert_weights(model, accepted.weights)
+    monkeypatch.undo()
+    assert model.fit(x, y, epochs=2, verbose=0).history["fg_evals"][0] <= 3
+    assert "starts afresh" in caplog.text
 
 
 @pytest.fixture
@@ -347,3 +395,34 @@ def test_fits_in_several_threads(arguments):
     loss = expected.fit(x, y, epochs=4, verbose=0).history["loss"]
     for number in range(3):
         np.testing.assert_allclose(losses[number], loss, rtol=1e-10)
+
+
+def test_blas_has_its_threads_back_after_concurrent_fits():
+    """Two runs that overlap: the setting of the process is put back by the last one that leaves."""
+
+    def blas_threads():
+        return {library["num_threads"] for library in threadpoolctl.threadpool_info() if library["user_api"] == "blas"}
+
+    first, second = _OneBlasThread(), None
+    with threadpoolctl.threadpool_limits(2, "blas"):
+        with first:
+            assert blas_threads() == {1}
+        assert blas_threads() == {2}
+        second = threading.Thread(target=lambda: _one_blas_thread.__enter__())
+        _one_blas_thread.__enter__()
+        second.start()
+        second.join()
+        _one_blas_thread.__exit__()
+        assert blas_threads() == {1}
+        _one_blas_thread.__exit__()
+        assert blas_threads() == {2}
+
+
+def test_constructors_in_several_threads_leave_no_filter_of_warnings():
+    before = list(warnings.filters)
+    threads = [threading.Thread(target=lambda: [LBFGS(options={"ftol": 0}) for _ in range(20)]) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert warnings.filters == before

@@ -1,0 +1,90 @@
+"""The options of scipy's methods: names from its code, values looked at, nothing solved."""
+
+import time
+
+import keras
+import numpy as np
+import pytest
+import scipy.optimize
+
+import kormos_opt
+from kormos_opt.optimizers import METHODS, ScipyBatchOptimizer
+from kormos_opt.solvers import scipy_methods
+from kormos_opt.solvers.scipy_options import check_options, known_options
+from tests.problems import compiled, linear, regression
+
+NAMES = [method.name for method in scipy_methods.METHODS.values()]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_scipy_takes_every_option_that_is_known(name):
+    """At its default, without a warning: warnings are errors here."""
+    options = {
+        option: value
+        for option, value in known_options(name).items()
+        if value is not None and type(value) is not object and option not in ("disp", "return_all", "iprint", "verbose")
+    }
+    options |= scipy_methods.method(name).unlimited
+    check_options(name, None, {option: value for option, value in options.items()})
+    derivatives = {} if scipy_methods.method(name).derivatives == "none" else {"jac": lambda x: 2 * x}
+    if scipy_methods.method(name).derivatives in ("hessian", "product"):
+        derivatives["hess"] = lambda x: 2 * np.eye(2)
+    result = scipy.optimize.minimize(lambda x: x @ x, np.ones(2), method=name, options=options, **derivatives)
+    assert np.abs(result.x).max() < 1e-2
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_limits_and_tolerances_of_the_table_are_options(name):
+    method = scipy_methods.method(name)
+    assert {*method.limits, *method.tolerances} <= known_options(name).keys()
+
+
+def test_options_that_scipy_leaves_out_of_its_documentation():
+    assert {"xtol", "ftol"} <= known_options("Powell").keys()
+    assert "gtol" in known_options("trust-krylov")
+    assert not {"fun", "x0", "hessp", "callback", "subproblem"} & known_options("trust-krylov").keys()
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "reason"),
+    [
+        ("CG", {"gtoll": 1}, "Unknown solver options: gtoll"),
+        ("CG", {"gtol": "small"}, "gtol='small' is no number"),
+        ("CG", {"gtol": float("nan")}, "gtol=nan is no number"),
+        ("CG", {"maxiter": -1}, "maxiter=-1 is no number above or equal to 0"),
+        ("L-BFGS-B", {"maxiter": None}, "maxiter=None is no number"),
+        ("L-BFGS-B", {"maxls": 0}, "maxls=0 is no positive integer"),
+        ("L-BFGS-B", {"maxcor": 2.5}, "maxcor=2.5 is no positive integer"),
+        ("TNC", {"maxiter": 5}, "Unknown solver options: maxiter"),
+    ],
+)
+def test_wrong_options(name, options, reason):
+    with pytest.raises(ValueError, match=reason):
+        ScipyBatchOptimizer(method=name, options=options)
+
+
+def test_wrong_tol():
+    with pytest.raises(ValueError, match="Received: tol='tight'"):
+        kormos_opt.CG(tol="tight")
+
+
+def test_a_constructor_solves_nothing(tmp_path):
+    """Limits that no run would ever reach."""
+    optimizer = kormos_opt.TrustConstr(tol=0, options={"maxiter": 10**9})
+    model = compiled(linear(), optimizer)
+    model.fit(*regression(), epochs=1, verbose=0)
+    model.save(tmp_path / "model.keras")
+    start = time.monotonic()
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    kormos_opt.TrustConstr(tol=0, options={"maxiter": 10**9})
+    assert time.monotonic() - start < 20
+    assert loaded.optimizer.plan.options == {"maxiter": 10**9}
+
+
+def test_no_constructor_calls_scipy(monkeypatch):
+    def forbidden(*_, **__):
+        raise AssertionError
+
+    monkeypatch.setattr("scipy.optimize.minimize", forbidden)
+    for optimizer in METHODS:
+        optimizer(tol=1e-3, options={"maxfun" if optimizer is kormos_opt.TNC else "maxiter": 3})
