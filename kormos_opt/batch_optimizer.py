@@ -207,7 +207,7 @@ class BatchOptimizer(keras.optimizers.Optimizer):
         models = self._untracked.models
         is_known = model in models or not models
         models.add(model)
-        return is_known and int(self.iterations) > 0 and self.stages[0].engine == "scipy"
+        return is_known and int(self.iterations.numpy()) > 0 and self.stages[0].engine == "scipy"
 
     def record(self, result: OptimizeResult | None) -> None:
         """Keeps the result of a fit."""

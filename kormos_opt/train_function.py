@@ -299,7 +299,7 @@ class TrainFunction:
             )
 
     def _advise(self):
-        iterations = int(self._optimizer.iterations) + self._epochs * self._optimizer.iterations_per_epoch
+        iterations = int(self._optimizer.iterations.numpy()) + self._epochs * self._optimizer.iterations_per_epoch
         self._say("dropout", advice.on_dropout(self._model))
         self._say("averages", advice.on_batch_normalization(self._model, iterations) if self._epochs else None)
 

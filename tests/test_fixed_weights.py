@@ -23,7 +23,9 @@ def solver(method, bounds=BOUNDS, constraints=(), options=None):
     def make(x0, bounds, constraints, options):
         return scipy_thread.minimize(x0, method.name, 1e-9, options, bounds, constraints)
 
-    return without_fixed(make, X0, bounds, constraints, method.unlimited | (options or {}), method.derivatives != "none")
+    return without_fixed(
+        make, X0, bounds, constraints, method.unlimited | (options or {}), method.derivatives != "none"
+    )
 
 
 @pytest.mark.parametrize("method", BOUNDED, ids=lambda method: method.name)
@@ -63,7 +65,9 @@ def test_constraints_see_all_weights(method, kind):
     """The quadratic with scales 1 and 3 under a + b = 1.5: a = 1.125, b = 0.375."""
     options = {"tol": 1e-8} if method.name == "COBYLA" else {}
     result, *_ = drive(
-        solver(method, constraints=[CONSTRAINTS[kind]], options=options), quadratic, lambda x: np.diag(np.arange(1.0, 5))
+        solver(method, constraints=[CONSTRAINTS[kind]], options=options),
+        quadratic,
+        lambda x: np.diag(np.arange(1.0, 5)),
     )
     np.testing.assert_allclose(result.x, [1.125, 0.5, 0.375, -1.0], atol=1e-4)
 
