@@ -41,7 +41,7 @@ NESTED = {
 @pytest.mark.parametrize("eager", [False, True])
 def test_training_the_model_in_a_callback_of_its_own_fit_is_refused_at_once(name, eager):
     model, callback = compiled(network(), run_eagerly=eager), Calls(NESTED[name])
-    with pytest.raises(RuntimeError, match="in the middle of a fit.*a call of fit or train_on_batch"):
+    with pytest.raises(RuntimeError, match=r"in the middle of a fit.*a call of fit or train_on_batch"):
         model.fit(X, Y, epochs=4, callbacks=[callback], verbose=0)
     assert_weights(model, callback.weights)
     assert len(model.fit(X, Y, epochs=2, verbose=0).history["loss"]) == 2

@@ -299,7 +299,7 @@ class WithConstant(keras.Model):
 
 @pytest.mark.parametrize("eager", [False, True])
 def test_variable_outside_of_the_model_is_an_error(eager):
-    with pytest.raises(ValueError, match="a gradient for viscosity.*add_weight"):
+    with pytest.raises(ValueError, match=r"a gradient for viscosity.*add_weight"):
         made(WithConstant, run_eagerly=eager).fit(X, Y, verbose=0)
 
 

@@ -25,7 +25,7 @@ def test_scipy_takes_every_option_that_is_known(name):
         if value is not None and type(value) is not object and option not in ("disp", "return_all", "iprint", "verbose")
     }
     options |= scipy_methods.method(name).unlimited
-    check_options(name, None, {option: value for option, value in options.items()})
+    check_options(name, None, options)
     derivatives = {} if scipy_methods.method(name).derivatives == "none" else {"jac": lambda x: 2 * x}
     if scipy_methods.method(name).derivatives in ("hessian", "product"):
         derivatives["hess"] = lambda x: 2 * np.eye(2)
