@@ -111,9 +111,10 @@ def test_no_worker_is_left_after_an_error_in_the_middle_of_a_pass(cache, monkeyp
         monkeypatch.setattr("kormos_opt.full_pass.FullPass.add", boom)
     else:
         monkeypatch.setattr("kormos_opt.full_batch._to_tensor", boom)
-    with pytest.raises(BoomError):
+    with pytest.raises(BoomError) as raised:
         model.fit(data, verbose=0)
     assert left_of(before) == []
+    assert raised.value.__traceback__ is not None  # it holds the frames, and what they hold
 
 
 def test_passes_over_a_pydataset_with_workers_stay_in_order(float64, caplog):
@@ -135,9 +136,10 @@ def test_interrupted_between_two_batches_leaves_no_worker(float64):
             if batch == 2:
                 raise BoomError
 
-    with pytest.raises(BoomError):
+    with pytest.raises(BoomError) as raised:
         model.fit(Threaded(workers=3), epochs=3, callbacks=[Stop()], verbose=0)
     assert left_of(before) == []
+    assert raised.value.__traceback__ is not None
 
 
 class Concatenating(keras.Model):

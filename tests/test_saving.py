@@ -107,3 +107,64 @@ def test_copies(engine, epochs, how):
     assert np.abs(flat_weights(copied) - before).max() > 0
     np.testing.assert_array_equal(flat_weights(model), before)
     assert kormos_opt.LBFGS.from_config(model.optimizer.get_config()).result is None
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_h5_files_load_again(engine, tmp_path):
+    """Keras hands the optimizer's variables back as a list."""
+    x, y = regression()
+    model = compiled(network(), kormos_opt.LBFGS(engine=engine), keras.losses.MeanSquaredError())
+    model.fit(x, y, epochs=3, verbose=0)
+    loss = model.evaluate(x, y, verbose=0)
+    model.save(tmp_path / "model.h5")
+    loaded = keras.models.load_model(tmp_path / "model.h5")
+    assert type(loaded.optimizer) is kormos_opt.LBFGS
+    assert int(loaded.optimizer.iterations) == 3
+    assert loaded.fit(x, y, epochs=2, verbose=0).history["loss"][-1] < loss
+
+
+UNPICKLE = """
+import pickle, sys
+model = pickle.load(open(sys.argv[1], "rb"))
+print(type(model.optimizer).__name__, model.optimizer.iterations.numpy())
+"""
+
+
+def test_a_pickled_model_carries_the_import(tmp_path):
+    """Into a process that has not imported the package."""
+    model, *_ = trained("scipy")
+    (tmp_path / "model.pickle").write_bytes(pickle.dumps(model))
+    arguments = [sys.executable, "-c", UNPICKLE, str(tmp_path / "model.pickle")]
+    run = subprocess.run(arguments, check=True, capture_output=True, text=True, cwd=tmp_path)
+    assert run.stdout.split() == ["LBFGS", "3"]
+
+
+def test_models_of_other_optimizers_are_pickled_as_ever():
+    model = compiled(network(), keras.optimizers.SGD())
+    assert b"kormos_opt" not in pickle.dumps(model)
+
+
+@pytest.mark.parametrize("layers", [3, 70])
+@pytest.mark.parametrize("how", ["keras", "weights"])
+def test_any_number_of_seeds_goes_on_from_a_file(layers, how, tmp_path):
+    """Dropout in the graph engine: the masks of a file are those of the fit that wrote it, epoch after epoch."""
+
+    def make():
+        dropouts = [keras.layers.Dropout(0.01) for _ in range(layers)]
+        inner = [keras.Input((4,)), keras.layers.Dense(4, "tanh"), *dropouts, keras.layers.Dense(1)]
+        return compiled(keras.Sequential(inner), kormos_opt.LBFGS(engine="tfp", precision="float64"))
+
+    x, y = regression()
+    model = make()
+    model.fit(x, y, epochs=2, verbose=0)
+    path = tmp_path / ("model.keras" if how == "keras" else "model.weights.h5")
+    if how == "keras":
+        model.save(path)
+        loaded = keras.models.load_model(path)
+    else:
+        model.save_weights(path)
+        loaded = make()
+        loaded.optimizer.build(loaded.trainable_variables)
+        loaded.load_weights(path)
+    expected = model.fit(x, y, epochs=3, verbose=0).history
+    assert loaded.fit(x, y, epochs=3, verbose=0).history == expected
