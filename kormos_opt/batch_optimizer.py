@@ -16,7 +16,7 @@ from typing_extensions import Never, Unpack
 from kormos_opt import constraints as constraints_module
 from kormos_opt import train_step, unknown_arguments
 from kormos_opt.flat_objective import FlatObjective
-from kormos_opt.graph_run import SEEDS, Memory
+from kormos_opt.graph_run import Memory
 from kormos_opt.model_state import ModelState
 from kormos_opt.stages import Plan, is_positive_integer
 from kormos_opt.train_function import TrainFunction
@@ -176,7 +176,6 @@ class BatchOptimizer(keras.optimizers.Optimizer):
             self._untracked.owner = weakref.ref(model)
             self._make_room_for_seeds(seeds)
             return self._untracked.memory
-        seeds = max(seeds, SEEDS)
         memory = Memory.of(lambda shape, **named: keras.Variable(np.zeros(shape), **named), size, pairs, seeds)
         if saved is None:
             self._untracked.memory, self._untracked.owner = memory, weakref.ref(model)

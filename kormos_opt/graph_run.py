@@ -21,7 +21,7 @@ from kormos_opt.solvers.scipy_messages import CONVERGED, LIMIT, NO_BETTER_POINT
 
 OPTIONS = {"gtol": 1e-5, "ftol": 2.2e-9, "xtol": 0.0, "maxls": 30, "maxiter": None, "maxfun": None}
 _TRACED = 64  # evaluations of an iteration whose metrics are remembered
-SEEDS = 64  # seed generators whose states there is room for at first: Keras's files do not keep them
+_SEEDS = 64  # seed generators whose states there is room for at first: Keras's files do not keep them
 _OPTION = "options={{'{}': ...}}"
 _log = logging.getLogger("kormos_opt")
 
@@ -40,7 +40,7 @@ class Memory(NamedTuple):
     seeds: keras.Variable
 
     @classmethod
-    def of(cls, add_variable: Callable, size: int, pairs: int, seeds: int = SEEDS) -> "Memory":
+    def of(cls, add_variable: Callable, size: int, pairs: int, seeds: int = 0) -> "Memory":
         """New ones for `size` weights, `pairs` of changes and `seeds`, by `add_variable(shape, dtype=, name=)`."""
         shapes = {
             "position": (size,),
@@ -51,7 +51,7 @@ class Memory(NamedTuple):
         }
         variables = {name: add_variable(shape, dtype="float64", name=name) for name, shape in shapes.items()}
         counters = {name: add_variable((), dtype="int64", name=name) for name in ("nit", "nfev", "is_running")}
-        return cls(**variables, **counters, seeds=add_variable((seeds, 2), dtype="int64", name="seeds"))
+        return cls(**variables, **counters, seeds=add_variable((max(seeds, _SEEDS), 2), dtype="int64", name="seeds"))
 
 
 class GraphRun(Run):

@@ -28,3 +28,7 @@ def float64():
     yield
     keras.config.set_floatx("float32")
     keras.config.set_dtype_policy("float32")
+
+
+def pytest_addoption(parser):
+    parser.addoption("--random-cases", type=int, default=25, help="cases of tests/test_random_models.py")

@@ -13,6 +13,7 @@ import tensorflow as tf
 
 import kormos_opt
 from kormos_opt import graph_run
+from kormos_opt.graph_run import GraphRun
 from tests.problems import compiled, linear, network, prepared, regression
 from tests.test_resume import flat_weights, whole_and_pieces, with_dropout_and_batchnorm
 
@@ -352,3 +353,31 @@ def test_missing_packages_are_named_with_the_command(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ImportError, match="pip install tensorflow-probability tf-keras"):
         tfp_engine()
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_ctrl_c_is_no_error(after, monkeypatch, caplog):
+    """Before an iteration of the graph, or after it but before anybody has seen it: the fit goes on from there."""
+    x, y = regression()
+    whole, cut = (compiled(network(), tfp_engine(precision="float64")) for _ in range(2))
+    cut.set_weights(whole.get_weights())
+    whole.fit(x, y, epochs=6 + after, verbose=0)
+    advance, left = GraphRun._advance, [4]
+
+    def interrupted(self, batch):
+        left[0] -= 1
+        if left[0] == 0 and not after:
+            raise KeyboardInterrupt
+        advanced = advance(self, batch)
+        if left[0] == 0:
+            raise KeyboardInterrupt
+        return advanced
+
+    monkeypatch.setattr(GraphRun, "_advance", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        cut.fit(x, y, epochs=6, verbose=0)
+    monkeypatch.undo()
+    assert cut.optimizer.result.message.endswith("fit goes on from here.")
+    cut.fit(x, y, epochs=6, initial_epoch=3, verbose=0)
+    np.testing.assert_array_equal(flat_weights(cut), flat_weights(whole))
+    assert caplog.messages == []

@@ -4,9 +4,10 @@ import keras
 import numpy as np
 import pytest
 import scipy.optimize
+from scipy.optimize import Bounds, LinearConstraint, NonlinearConstraint
 
 import kormos_opt
-from kormos_opt.optimizers import LBFGS, ScipyBatchOptimizer
+from kormos_opt.optimizers import LBFGS, METHODS, NAMES, ScipyBatchOptimizer
 from tests.problems import compiled, network, regression
 
 SETTINGS = {
@@ -91,3 +92,75 @@ def test_given_tolerances_decide_alone(arguments, expected):
 
 def test_result_is_none_before_a_fit():
     assert LBFGS().result is None
+
+
+def squared_sum(x):
+    return np.sum(x**2)
+
+
+def gradient(x):
+    return 2 * x
+
+
+def by_name(weights):
+    return weights["kernel"].sum()
+
+
+CONFIGURED = {
+    "arrays": ("Powell", {"options": {"direc": np.eye(3)}}),
+    "array": ("BFGS", {"options": {"hess_inv0": 2 * np.eye(3), "norm": np.inf}}),
+    "simplex": ("Nelder-Mead", {"options": {"initial_simplex": np.ones((4, 3))}}),
+    "Bounds": ("TNC", {"bounds": Bounds([0, -np.inf, 0], [1, np.inf, 0], keep_feasible=True)}),
+    "pairs": ("L-BFGS-B", {"bounds": [(0, None), (None, 1), (0.5, 0.5)]}),
+    "by name": ("COBYQA", {"bounds": {"*/bias": (0, None), "kernel": (np.zeros((2, 1)), None)}}),
+    "linear": ("SLSQP", {"constraints": LinearConstraint(np.ones((1, 3)), 0, 1)}),
+    "nonlinear": ("trust-constr", {"constraints": [NonlinearConstraint(squared_sum, 0, 1, jac=gradient)]}),
+    "dict": ("COBYLA", {"constraints": {"type": "ineq", "fun": squared_sum}}),
+    "variables": ("SLSQP", {"constraints": kormos_opt.VariableConstraint(by_name, 0, 1)}),
+    "pretrain_fn": ("CG", {"pretrain_fn": squared_sum, "epochs": 3}),
+}
+
+
+@pytest.mark.parametrize("case", CONFIGURED)
+def test_from_config_takes_what_get_config_returns(case):
+    name, settings = CONFIGURED[case]
+    made = NAMES[name.lower()](**settings)
+    again = type(made).from_config(made.get_config())
+    assert type(again) is type(made)
+    assert repr(again.get_config()) == repr(made.get_config())
+
+
+@pytest.mark.parametrize("optimizer", METHODS)
+def test_from_config_of_every_class(optimizer):
+    settings = {"tol": 1e-3, "iterations_per_epoch": 2, "batch_size": "auto", "cache": False, "precision": "float64"}
+    settings |= {"epochs": 4, "pretrain_fn": squared_sum, "max_cache_entries": 3, "name": "mine"}
+    made = optimizer(**settings)
+    again = optimizer.from_config(made.get_config())
+    assert again.get_config() == made.get_config()
+    for name, value in settings.items():
+        assert again.get_config()[name] == value
+
+
+@pytest.mark.parametrize(
+    ("argument", "hint"),
+    [
+        ("gtol", r"Write options=\{'gtol': ...\}"),
+        ("ftol", r"Write options=\{'ftol': ...\}"),
+        ("maxiter", r"fit\(epochs=...\).*options=\{'maxiter'"),
+        ("history_size", "the number of pairs is memory="),
+        ("maxcor", "the number of pairs is memory="),
+        ("iteration_per_epoch", "Did you mean iterations_per_epoch="),
+        ("tolerance_grad", r"options=\{'gtol'"),
+        ("lr", "a line search chooses every step length"),
+        ("nothing_like_it", "Leave it out"),
+    ],
+)
+def test_unknown_arguments_say_where_the_setting_is(argument, hint):
+    with pytest.raises(ValueError, match=f"`{argument}`.*{hint}|{hint}.*Received: {argument}=1"):
+        LBFGS(**{argument: 1})
+
+
+def test_a_class_is_no_optimizer():
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    with pytest.raises(ValueError, match=r"Received: optimizer=LBFGS, which is its class. Write optimizer=LBFGS\(\)"):
+        model.compile(optimizer=LBFGS, loss="mse")
