@@ -10,11 +10,18 @@ from keras.src.backend import AutocastScope, get_autocast_scope, get_keras_mask
 from keras.src.backend.tensorflow import trainer as tensorflow_trainer
 from keras.src.backend.tensorflow.trainer import TensorFlowTrainer, TFEpochIterator
 from keras.src.losses import loss as loss_module
+from keras.src.saving.keras_saveable import KerasSaveable
 from keras.src.trainers.data_adapters import array_data_adapter, array_slicing, get_data_adapter
 from keras.src.trainers.trainer import Trainer
 from tensorflow.python.distribute.input_ops import auto_shard_dataset
 
-from kormos_opt.keras_hook import compiled_with, twice_differentiable, undivided_losses
+from kormos_opt.keras_hook import (
+    _show_rows,
+    added_to_valid_entries,
+    compiled_with,
+    twice_differentiable,
+    undivided_losses,
+)
 from tests.problems import linear, regression
 
 X, Y = regression()
@@ -383,3 +390,104 @@ def test_saving_makes_no_optimizer_after_a_fit(tmp_path, monkeypatch):
     assert not made
     model.optimizer.from_config(model.optimizer.get_config())
     assert made
+
+
+def test_losses_are_reduced_through_a_name_of_their_module(monkeypatch):
+    """With the values, the weights, and the masks of predictions and values together."""
+    seen = []
+
+    def reduce(values, sample_weight=None, mask=None, reduction="sum_over_batch_size", dtype=None):
+        seen.append((tuple(values.shape), mask is not None, reduction, dtype))
+        return tf.reduce_sum(values)
+
+    monkeypatch.setattr(loss_module, "reduce_weighted_values", reduce)
+    keras.losses.MeanSquaredError(reduction="sum")(tf.ones((3, 2)), tf.zeros((3, 2)))
+    loss = keras.losses.SparseCategoricalCrossentropy(ignore_class=1)
+    loss(tf.constant([0, 1, 0]), tf.fill((3, 2), 0.5))
+    assert seen == [((3,), False, "sum", "float32"), ((3,), True, "sum_over_batch_size", "float32")]
+
+
+def test_what_keras_adds_to_the_valid_entries_of_a_mask():
+    """A loss of 1 in one valid entry of two: 1 / (1 + added)."""
+    value = loss_module.reduce_weighted_values(
+        tf.constant([1.0, 5.0], tf.float64), mask=tf.constant([True, False]), dtype="float64"
+    )
+    np.testing.assert_allclose(float(value), 1 / (1 + added_to_valid_entries()), rtol=1e-15)
+
+
+def test_layers_keep_the_losses_they_have_added():
+    class Adds(keras.layers.Layer):
+        def call(self, x):
+            self.add_loss(tf.reduce_mean(x))
+            return x
+
+    model = keras.Sequential([keras.Input((2,)), Adds(), keras.layers.Dense(1, kernel_regularizer="l2")])
+    model(np.ones((3, 2)))
+    assert [len(layer._losses) for layer in model.layers] == [1, 0]
+
+
+def test_models_are_pickled_by_a_method_that_nobody_else_overrides():
+    assert KerasSaveable.__reduce__ is TensorFlowTrainer.__reduce__._kormos_opt_stock
+    make, arguments = KerasSaveable.__reduce__(linear())
+    assert isinstance(make(*arguments), keras.Sequential)
+
+
+def test_the_list_of_callbacks_calls_its_own_method_and_shows_its_callbacks():
+    model = linear()
+    model.compile("sgd", "mse")
+    callbacks = keras.callbacks.CallbackList(
+        [], add_history=True, add_progbar=True, verbose=1, epochs=1, steps=1, model=model
+    )
+    ended = []
+    callbacks.on_epoch_end = lambda epoch, logs=None: ended.append(epoch)
+    model.fit(X, Y, callbacks=callbacks, verbose=0)
+    assert ended == [0]
+    assert [type(each).__name__ for each in callbacks.callbacks] == ["History", "ProgbarLogger"]
+
+
+def test_the_progress_bar_shows_a_number_as_it_is(capsys):
+    logger = keras.callbacks.ProgbarLogger()
+    logger.set_params({"verbose": 1, "epochs": 1, "steps": 4})
+    logger.on_epoch_begin(0)
+    for rows in (10, 30):
+        logger.progbar._last_update = 0
+        _show_rows(logger, rows)
+    shown = capsys.readouterr().out
+    assert "rows: 10.0000" in shown and "rows: 30.0000" in shown
+    assert (logger.seen, logger.verbose) == (0, 1)
+
+
+def test_variables_of_an_optimizer_are_a_list_in_order_of_creation():
+    optimizer = keras.optimizers.SGD()
+    optimizer.build([keras.Variable(np.ones(2))])
+    variable = optimizer.add_variable((3,), name="mine")
+    assert optimizer._variables[-1] is variable
+    assert optimizer.variables[-1] is variable
+
+
+def test_graphs_list_the_variables_that_they_read_at_any_depth():
+    outer, inner = tf.Variable(1.0), tf.Variable(2.0, trainable=False)
+    read = tf.function(lambda: inner * 2.0)
+
+    @tf.function
+    def loop():
+        return tf.while_loop(lambda i, _: i < 2, lambda i, total: (i + 1, total + outer + read()), (0, 0.0))
+
+    assert {id(each) for each in loop.get_concrete_function().graph.variables} == {id(outer), id(inner)}
+
+
+def test_xla_makes_an_operation_whose_gradient_is_registered_here():
+    @tf.function(jit_compile=True)
+    def third_derivative(x):
+        with tf.GradientTape() as third:
+            third.watch(x)
+            with tf.GradientTape() as second:
+                second.watch(x)
+                with tf.GradientTape() as first:
+                    first.watch(x)
+                    y = tf.reduce_sum(tf.concat([x[:1] ** 4, x[1:] ** 5], axis=0))
+                slope = first.gradient(y, x)
+            curvature = second.gradient(slope, x)
+        return third.gradient(curvature, x)
+
+    np.testing.assert_allclose(third_derivative(tf.constant([1.0, 2.0])), [24.0, 240.0], rtol=1e-6)
