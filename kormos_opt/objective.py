@@ -167,10 +167,12 @@ class Objective:
         """Compares f of the first rows in one chunk with f of the same rows in two, where Keras alone does not say how
         chunks add up and the data will be cut. At another point too: rounding may be all that is left of a small f."""
         fits = not isinstance(full_batch, BatchList) and full_batch.rows <= self._rows_per_chunk
-        if not self._is_doubtful or (fits and self._replicas is None) or self.state.averages or self.state.seeds:
+        if not self._is_doubtful or (fits and self._replicas is None) or self.state.averages:
+            return
+        if self.outside.is_random:
             return
         rows = min(int(keras_hook.rows_of(chunk)), chunk_size.FEWEST_ROWS)
-        if rows < 2:
+        if rows < 2 and (self._replicas is None or self._replicas.workers == 1):  # several workers stay in step
             return
         chunk = rows_between(chunk, 0, rows)
         here = self.parameters.ravel()
@@ -178,7 +180,7 @@ class Objective:
         elsewhere = here + 0.1 * (1 + np.abs(here)) * np.random.default_rng(0).choice([-1.0, 1.0], here.size)
         try:
             for x in (here, elsewhere):
-                one, two = self._loss_of([chunk], rows, x), self._loss_of(cut, rows, x)
+                one, two = (self._loss_of(batches, max(rows, 1), x) for batches in ([chunk], cut))
                 if not np.isfinite([one, two]).all() or abs(one - two) <= self._cut_tolerance() * abs(one):
                     return
         finally:

@@ -24,6 +24,7 @@ class OutsideVariables:
 
     Attributes:
         may_change_unseen: Whether f reads what nobody can compare, such as Python values in an eager model.
+        is_random: Whether f draws random numbers, such as the masks of dropout, which another cut draws differently.
     """
 
     def __init__(self, parameters: FlatParameters, state: ModelState, graph: tf.Graph | None):
@@ -35,6 +36,8 @@ class OutsideVariables:
             variables = graph.variables
         self._variables = [variable for variable in variables if id(variable) not in ids]
         self.may_change_unseen = graph is None or _reads_python(graph)
+        seeds = {id(variable) for each in state.seeds for variable in keras_hook.tensorflow_variables(each)}
+        self.is_random = bool(seeds) if graph is None else any(id(variable) in seeds for variable in graph.variables)
         self._values = []
         self.remember()
 

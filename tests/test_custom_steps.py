@@ -193,6 +193,21 @@ def test_a_loss_that_depends_on_the_cut_is_refused_where_rows_are_cut(case):
     assert len(model.fit(X, Y, epochs=2, verbose=0).history["loss"]) == 2
 
 
+def test_the_self_check_under_a_strategy_and_with_recurrent_layers():
+    """Replicas cut the rows always. A recurrent layer has a generator of random numbers, which it does not use."""
+    sequences = np.repeat(X[:, None], 3, axis=1)
+    with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
+        model = keras.Sequential([keras.Input((3, 4)), keras.layers.SimpleRNN(2), keras.layers.Dense(1)])
+        compiled(model, loss=summed)
+    with pytest.raises(ValueError, match="adds up over chunks"):
+        model.fit(sequences, Y, verbose=0)
+    with model.distribute_strategy.scope():
+        compiled(model, loss=averaged)
+    model.fit(sequences, Y, epochs=2, verbose=0)
+    expected = np.mean((model.predict(sequences, verbose=0) - Y) ** 2)
+    np.testing.assert_allclose(model.optimizer.result.fun, expected, rtol=1e-5)
+
+
 @pytest.mark.parametrize("batch_size", [60, 7])
 def test_function_that_returns_the_mean_is_taken(batch_size, float64):
     model = made(keras.Model, LBFGS(batch_size=batch_size), loss=averaged)
