@@ -196,7 +196,8 @@ def _empty_batches(model):
 def _symbolic_build(stock, model, iterator=None, data_batch=None):
     """Under a strategy Keras builds from the mean of the parts of a batch, and fails where they differ in rows."""
     strategy = model._distribute_strategy
-    if strategy is None or _is_built(model):
+    is_fitting = getattr(model.train_function, "is_fitting", False)  # and has built it, of real batches
+    if strategy is None or is_fitting or _is_built(model):
         return
     if data_batch is None:
         *_, batches = next(iter(iterator))

@@ -185,3 +185,13 @@ def test_no_repeated_row_and_no_stale_loss(float64):
 def test_linear_model_is_not_disturbed(float64, caplog):
     compiled(linear(), kormos_opt.LBFGS(tol=1e-12)).fit(X, Y, epochs=50, verbose=0)
     assert caplog.records == [record for record in caplog.records if record.levelno < logging.WARNING]
+
+
+@pytest.mark.parametrize("optimizer", [{"cache": False}, {"batch_size": 7}], ids=str)
+def test_under_a_strategy(optimizer, float64, caplog):
+    """With an overridden compute_loss too, of which Keras never builds its own loss."""
+    with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
+        model = compiled(Weighted("add_weight"), kormos_opt.LBFGS(tol=1e-14, **optimizer))
+    history = model.fit(X, Y, epochs=60, callbacks=[assigning(model, 2, 9.0)], verbose=0).history
+    np.testing.assert_allclose(history["loss"][-1], optimum(9.0), rtol=1e-8)
+    assert "factor" in caplog.text
