@@ -157,6 +157,16 @@ def test_unknown_options_are_left_out_stage_by_stage():
         model.fit(*regression(), epochs=[2, 2], method=[None, "cg"], options=options, verbose=0)
 
 
+@pytest.mark.parametrize(
+    ("method", "options"), [("powell", {"xtol": 1e-1, "ftol": 1e-1}), ("trust-krylov", {"gtol": 1e9})]
+)
+def test_valid_options_that_scipy_documents_elsewhere_are_kept(method, options):
+    """A warning is an error here, and so coarse a tolerance ends the fit at once."""
+    model = compiled(BatchOptimizedSequentialModel([keras.Input((4,)), keras.layers.Dense(1)]), "scipy")
+    history = model.fit(*regression(), epochs=50, method=method, options=options, verbose=0)
+    assert len(history.epoch) <= 3 and model.optimizer.result.success
+
+
 def test_solver_arguments_need_one_of_our_optimizers():
     model = compiled(BatchOptimizedSequentialModel([keras.Input((4,)), keras.layers.Dense(1)]), "sgd")
     with pytest.raises(ValueError, match=r"Received: method, and optimizer=.*SGD"):
