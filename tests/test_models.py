@@ -158,7 +158,7 @@ def test_unknown_options_are_left_out_stage_by_stage():
 
 
 @pytest.mark.parametrize(
-    ("method", "options"), [("powell", {"xtol": 1e-1, "ftol": 1e-1}), ("trust-krylov", {"gtol": 1e9})]
+    ("method", "options"), [("powell", {"xtol": 1.0, "ftol": 10.0}), ("trust-krylov", {"gtol": 1e9})]
 )
 def test_valid_options_that_scipy_documents_elsewhere_are_kept(method, options):
     """A warning is an error here, and so coarse a tolerance ends the fit at once."""
