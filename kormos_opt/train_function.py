@@ -152,7 +152,9 @@ class TrainFunction:
     def renew(self) -> None:
         """Makes the objective anew at the next step, of the model as it is then, and starts the solver afresh."""
         self.close()
+        self._forget_awaited()
         self._objective = self._batch = None
+        self._is_new_epoch = True
         self._why_afresh = "The train function was made anew: the solver starts afresh from the weights."
 
     def close(self) -> None:
@@ -244,6 +246,7 @@ class TrainFunction:
                 self._model.stop_training = True
                 self._has_no_row = not moved and self._run.nit > 0
             self._is_new_epoch = True
+            self._objective.outside.remember()  # a train step may count its calls in a variable of its own
             return self._logs()
 
     def _begin_epoch(self):

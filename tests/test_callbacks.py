@@ -83,6 +83,20 @@ def test_make_train_function_with_force_in_a_callback(caplog):
     assert "The train function was made anew" in caplog.text
 
 
+def test_make_train_function_with_force_between_two_batches_of_a_stream():
+    model = compiled(network(), kormos_opt.LBFGS(cache=False))
+    data = tf.data.Dataset.from_tensor_slices((X, Y)).batch(10)
+
+    class Force(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            if batch == 2:
+                self.model.make_train_function(force=True)
+
+    history = model.fit(data, epochs=3, callbacks=[Force()], verbose=0).history
+    assert len(history["loss"]) == 3
+    assert history["loss"][-1] < history["loss"][0]
+
+
 def test_compile_in_a_callback_is_an_error_and_no_hang():
     def again(model):
         model.compile(kormos_opt.LBFGS(), "mse")

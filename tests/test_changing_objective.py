@@ -195,3 +195,22 @@ def test_under_a_strategy(optimizer, float64, caplog):
     history = model.fit(X, Y, epochs=60, callbacks=[assigning(model, 2, 9.0)], verbose=0).history
     np.testing.assert_allclose(history["loss"][-1], optimum(9.0), rtol=1e-8)
     assert "factor" in caplog.text
+
+
+def test_a_variable_that_the_train_step_itself_moves_is_no_change(caplog):
+    """A counter of calls, as custom steps have it."""
+
+    class Counts(keras.Model):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            self.calls = tf.Variable(0, trainable=False)
+
+        def train_step(self, data):
+            self.calls.assign_add(1)
+            return super().train_step(data)
+
+    inputs = keras.Input((4,))
+    model = compiled(Counts(inputs, keras.layers.Dense(1)(inputs)))
+    model.fit(*regression(), epochs=6, verbose=0)
+    assert int(model.calls.numpy()) >= 6
+    assert caplog.messages == []
