@@ -121,10 +121,12 @@ class BatchOptimizer(keras.optimizers.Optimizer):
             Xyw: A `tf.data.Dataset`, or anything else that `fit` takes, several parts as a tuple `(x, y)` or
                 `(x, y, sample_weight)`. It is kept in memory with `cache="auto"` and `True`.
         """
-        if not isinstance(model, keras.Model):
+        if isinstance(model, keras.Model):
+            self._untracked.objective = FlatObjective(model, self, Xyw)
+        elif model and not self.built:  # Keras's reader of .h5 files hands over an empty list
             super().build(model)
-            return
-        self._untracked.objective = FlatObjective(model, self, Xyw)
+            self._add_solver_variables(model)
+            self._take_loaded()
 
     def get_weights(self) -> np.ndarray:
         """The trainable weights as a float64 vector of shape `(n,)`."""
@@ -134,9 +136,27 @@ class BatchOptimizer(keras.optimizers.Optimizer):
         """Assigns a vector of shape `(n,)` to the trainable weights. A list of arrays is Keras's, for the variables of
         the optimizer itself."""
         if isinstance(x, (list, tuple)) and x and all(_is_array(each) for each in x):
-            super().set_weights(x)
+            self._untracked.loaded = [np.array(each) for each in x]
+            self._take_loaded()
         else:
             self._built().set_weights(x)
+
+    def _add_solver_variables(self, variables):
+        """Makes the variables of a solver that keeps its memory in them."""
+
+    def _take_loaded(self):
+        """Assigns the values of a .h5 file, which are there before the variables are."""
+        loaded = self._untracked.loaded
+        if loaded is None:
+            return
+        if not self.built:
+            for variable, value in zip(self._variables, loaded, strict=False):
+                variable.assign(value)
+            return
+        if self._untracked.memory is not None:
+            self._make_room_for_seeds(len(loaded[-1]))
+        self._untracked.loaded = None
+        super().set_weights(loaded)
 
     def func(self, x) -> float:
         """The loss at `x`, of shape `(n,)`."""
@@ -285,6 +305,7 @@ class _Untracked:
     objective = None
     plan = None
     memory = None
+    loaded = None
 
     def __init__(self):
         self.owner = _nobody  # of the memory, as a weak reference

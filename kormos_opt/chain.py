@@ -59,11 +59,7 @@ class Chain:
     def next(self, run: SolverRun) -> None:
         """Goes on to the next stage after that of `run`."""
         self.index += 1
-        self.carry(run)
-        self._epochs = 0
-        self._stage_has_ended = False
-
-    def carry(self, run: SolverRun) -> None:
-        """Goes on to count where `run` has ended."""
         self.nfev += run.nfev
         self.nhev += run.nhev
+        self._epochs = 0
+        self._stage_has_ended = False

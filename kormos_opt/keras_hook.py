@@ -464,6 +464,18 @@ def tensorflow_variables(variable: keras.Variable) -> list[tf.Variable]:
     return [value, *value.values] if isinstance(value, tf.distribute.DistributedValues) else [value]
 
 
+def names_of_compiled_metrics(model: keras.Model) -> list[str]:
+    """The names of the metrics that `compile` was given, once they are built."""
+    compiled = model._compile_metrics
+    return [metric.name for metric in compiled.metrics] if compiled is not None and compiled.built else []
+
+
+def variables_in_attributes(model: keras.Model) -> list[tf.Variable]:
+    """TensorFlow's variables that the model and its layers hold as attributes, beside Keras's."""
+    values = [value for layer in layers(model) for value in vars(layer).values()]
+    return [value for value in values if isinstance(value, tf.Variable)]
+
+
 def flat_call(function: tf.types.experimental.ConcreteFunction):
     """Calls `function` with flat tensors, past the matching of arguments, which takes as long as a small evaluation."""
     captured = function.captured_inputs

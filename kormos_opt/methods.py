@@ -135,12 +135,9 @@ class LBFGS(_Named):
         """Pairs of changes that are kept."""
         return self.plan.memory
 
-    def build(self, model, Xyw=None):  # noqa: N803
-        """As `BatchOptimizer.build`; for Keras's list of variables it makes those of the solver in the graph too."""
-        was_built = self.built
-        super().build(model, Xyw)
-        if not isinstance(model, keras.Model) and not was_built and self.plan.engine == "tfp":
-            size = sum(int(np.prod(variable.shape)) for variable in model)
+    def _add_solver_variables(self, variables):
+        if self.plan.engine == "tfp":
+            size = sum(int(np.prod(variable.shape)) for variable in variables)
             self._untracked.memory = graph_run.Memory.of(self.add_variable, size, self.memory)
 
     def get_config(self):

@@ -45,6 +45,11 @@ class ModelState:
         """All non-trainable variables."""
         return list(self._model.non_trainable_variables)
 
+    @property
+    def bare_variables(self) -> list[tf.Variable]:
+        """TensorFlow's own variables among the attributes of the model and its layers, which Keras does not know."""
+        return keras_hook.variables_in_attributes(self._model)
+
     def put_seeds_back(self, values: list[tf.Tensor]) -> None:
         """Assigns the states of the seed generators among what `save` returned."""
         for variable, value in zip(self._model.non_trainable_variables, values, strict=True):

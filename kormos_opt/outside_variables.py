@@ -32,6 +32,7 @@ class OutsideVariables:
         ids = {id(variable) for each in known for variable in keras_hook.tensorflow_variables(each)}
         if graph is None:
             variables = [variable for each in state.variables for variable in keras_hook.tensorflow_variables(each)]
+            variables += state.bare_variables
         else:
             variables = graph.variables
         self._variables = [variable for variable in variables if id(variable) not in ids]

@@ -116,16 +116,22 @@ class SolverRun(Run):
         solver: The solver, not started.
         answers: Who answers its requests.
         start: The evaluation at the starting point, if it is known. Defaults to `None`.
+        before: The run that this one goes on from, whose counts go on too. Defaults to `None`.
     """
 
-    def __init__(self, solver: Solver, answers: Answers, start: Evaluation | None = None):
+    def __init__(self, solver: Solver, answers: Answers, start: Evaluation | None = None, before: "Run | None" = None):
         super().__init__()
         self._solver = solver
         self._answers = answers
         self._request = None
         self._evaluations = RecentEvaluations()
+        self._before = {}
+        if before is not None:
+            self.nit, self.nfev, self.nhev = before.nit, before.nfev, before.nhev
+            self._before = {"nit": before.nit, "nfev": before.nfev, "njev": before.nfev, "nhev": before.nhev}
         if start is not None:
-            self.nfev, self.position = 1, start.x
+            self.nfev += 1
+            self.position = start.x
             self._begin(start)
 
     def awaited(self) -> Evaluate | Value | None:
@@ -222,6 +228,7 @@ class SolverRun(Run):
         result, accepted = self.result, self.accepted
         rests_on_step = result.pop("rests_on_step", False)
         result.update(x=accepted.x, fun=accepted.fun)
+        result.update({name: result[name] + count for name, count in self._before.items() if name in result})
         if accepted.jac is not None:
             result.jac = accepted.jac
             largest = np.abs(accepted.jac).max()

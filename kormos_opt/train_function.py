@@ -55,12 +55,12 @@ class TrainFunction:
         self._chain = Chain(())
         self._run = None
         self._anew_at = None
-        self._why_afresh = _FROM_A_FILE if optimizer.has_lost_memory_of(model) else None
         self._said = set()
         if model.built:
             if not optimizer.built:
                 optimizer.build(model.trainable_variables)
             self._check_stages()
+        self._why_afresh = _FROM_A_FILE if optimizer.has_lost_memory_of(model) else None
 
     def _check_stages(self):
         """Those whose variables are known: a `pretrain_fn` may freeze some."""
@@ -295,9 +295,11 @@ class TrainFunction:
 
     def _check_columns(self):
         clash = self._objective.log_names.intersection(COLUMNS)
+        clash |= {"loss"}.intersection(keras_hook.names_of_compiled_metrics(self._model))
         if clash:
             raise ValueError(
-                f"Expected metrics of other names than {', '.join(COLUMNS)}, the columns of the solver in the history. "
+                f"Expected metrics of other names than loss, {', '.join(COLUMNS)}, the columns of the solver in the "
+                "history. "
                 f"Received: a metric named {', '.join(sorted(clash))}. Give it another name=."
             )
 
@@ -351,9 +353,7 @@ class TrainFunction:
         self.check_start(evaluation)
         keeps = run.takes_anew(evaluation)
         if not keeps:
-            self._chain.carry(run)
             self._start(pretrain=False, start=evaluation)
-            self._run.nit = run.nit
         what_next = "keeps its memory" if keeps else "starts afresh"
         self._say("anew", _ANEW.format(changed, self._chain.stage.name, what_next))
 
@@ -377,6 +377,7 @@ class TrainFunction:
         return self._objective.evaluate(accepted.x, self._batch, accepted.jac is not None)
 
     def _start(self, pretrain, start=None):
+        before = None if start is None else self._run
         self.close()
         self._forget_awaited()
         stage = self._chain.stage
@@ -389,7 +390,7 @@ class TrainFunction:
             self._run = GraphRun(self._objective, lambda: self._batch, memory, stage.options, **self._resolution(stage))
         else:
             solver = stage.solver(parameters, parameters.ravel() if start is None else start.x)
-            self._run = SolverRun(safeguard(solver, **self._resolution(stage)), self, start)
+            self._run = SolverRun(safeguard(solver, **self._resolution(stage)), self, start, before)
 
     def _pretrain(self, pretrain_fn):
         """The function may freeze layers, so the objective is made anew; it may not take this fit's own place."""

@@ -190,7 +190,7 @@ def test_callbacks_that_write_files_are_as_they_were(tmp_path):
     assert [vars(callback) for callback in listed.callbacks] == before
 
 
-@pytest.mark.parametrize("name", ["grad", "fg_evals", "hessp_evals", "stage"])
+@pytest.mark.parametrize("name", ["loss", "grad", "fg_evals", "hessp_evals", "stage"])
 def test_a_metric_named_like_a_column_is_refused(name):
     model = compiled(linear(), metrics=[keras.metrics.MeanAbsoluteError(name=name)])
     with pytest.raises(ValueError, match=f"Received: a metric named {name}"):

@@ -76,6 +76,7 @@ def test_a_loss_weight_assigned_by_a_callback(weight, name, float64, caplog):
     np.testing.assert_allclose(history["loss"][-1], optimum(9.0), rtol=1e-8)
     assert history["loss"][2] < history["loss"][3]
     assert np.all(np.diff(history["fg_evals"]) >= 0)
+    assert model.optimizer.result.nfev == history["fg_evals"][-1]
     assert model.optimizer.result.success
     messages = [record.message for record in caplog.records if "was changed in the middle" in record.message]
     assert len(messages) == 1
@@ -110,6 +111,14 @@ def test_a_python_value_in_an_eager_model(float64, caplog):
     np.testing.assert_allclose(history["loss"][-1], optimum(9.0), rtol=1e-7)
     assert "a Python value" in caplog.text
     assert model.optimizer.result.success
+
+
+def test_a_bare_variable_in_an_eager_model_is_seen_at_once(float64, caplog):
+    model = compiled(Weighted("tf"), kormos_opt.LBFGS(tol=1e-13), run_eagerly=True)
+    history = model.fit(X, Y, epochs=60, callbacks=[assigning(model, 2, 9.0)], verbose=0).history
+    assert history["fg_evals"][3] - history["fg_evals"][2] <= 4
+    np.testing.assert_allclose(history["loss"][-1], optimum(9.0), rtol=1e-7)
+    assert "factor" in caplog.text
 
 
 def test_a_loss_that_is_no_function_ends_with_that_message(float64):
