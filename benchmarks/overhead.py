@@ -25,7 +25,7 @@ import threadpoolctl
 import kormos_opt
 from benchmarks.problems import PROBLEMS, by_hand
 from benchmarks.rivals import optax_lbfgs
-from kormos_opt.objective import Objective
+from kormos_opt.objective.objective import Objective
 
 RUNS = 5
 TO_THE_END = {"ftol": 0, "gtol": 0}

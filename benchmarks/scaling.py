@@ -23,7 +23,7 @@ import psutil
 import tensorflow as tf
 
 import kormos_opt
-from kormos_opt.objective import Objective
+from kormos_opt.objective.objective import Objective
 
 RUNS = 5
 NEVER = {"ftol": 0, "gtol": 0}

@@ -26,10 +26,10 @@ if keras.backend.backend() != "tensorflow":
         'Set os.environ["KERAS_BACKEND"] = "tensorflow" before the first import of keras.'
     )
 
-from kormos_opt import keras_hook, models, optimizers, xla_gradients
-from kormos_opt.batch_optimizer import ScipyBatchOptimizer
-from kormos_opt.constraints import VariableConstraint
-from kormos_opt.methods import (
+from kormos_opt import models, optimizers
+from kormos_opt.keras_internals import hook, xla_gradients
+from kormos_opt.optimizers.batch_optimizer import ScipyBatchOptimizer
+from kormos_opt.optimizers.methods import (
     BFGS,
     CG,
     COBYLA,
@@ -46,6 +46,7 @@ from kormos_opt.methods import (
     TrustKrylov,
     TrustNCG,
 )
+from kormos_opt.stages.constraints import VariableConstraint
 
 __version__ = "0.1.0"
 __all__ = [
@@ -70,7 +71,7 @@ __all__ = [
     "optimizers",
 ]
 
-keras_hook.install(optimizers.NAMES)
+hook.install(optimizers.find, optimizers.NAMES)
 xla_gradients.register()
 
 

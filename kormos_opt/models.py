@@ -9,7 +9,7 @@ import warnings
 import keras
 import numpy as np
 
-from kormos_opt.batch_optimizer import ScipyBatchOptimizer
+from kormos_opt.optimizers.batch_optimizer import ScipyBatchOptimizer
 from kormos_opt.solvers import scipy_methods, scipy_options
 
 _SOLVER_ARGUMENTS = ("method", "options", "pretrain_fn", "bounds", "constraints", "tol")

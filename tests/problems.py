@@ -3,10 +3,10 @@
 import keras
 import numpy as np
 
-from kormos_opt.full_batch import of_fit
-from kormos_opt.objective import Objective
+from kormos_opt.data.full_batch import of_fit
+from kormos_opt.data.replicas import Replicas
+from kormos_opt.objective.objective import Objective
 from kormos_opt.optimizers import LBFGS
-from kormos_opt.replicas import Replicas
 
 
 def regression(rows=60, columns=4, dtype="float32"):

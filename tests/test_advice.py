@@ -9,8 +9,8 @@ import pytest
 import tensorflow as tf
 
 import kormos_opt
-from kormos_opt import advice
-from kormos_opt.sign_of_life import SignOfLife
+from kormos_opt.training import advice
+from kormos_opt.training.sign_of_life import SignOfLife
 from tests.problems import compiled, linear, network, regression
 
 layers = keras.layers
@@ -144,8 +144,8 @@ def test_a_loss_that_is_nan_of_finite_data():
 
 
 def test_sign_of_life_shows_rows_and_is_gone(monkeypatch):
-    monkeypatch.setattr("kormos_opt.sign_of_life._AFTER", 0.05)
-    monkeypatch.setattr("kormos_opt.sign_of_life._EVERY", 0.02)
+    monkeypatch.setattr("kormos_opt.training.sign_of_life._AFTER", 0.05)
+    monkeypatch.setattr("kormos_opt.training.sign_of_life._EVERY", 0.02)
     rows, shown = [100], []
     with SignOfLife(shown.append, lambda: rows[0]) as watch:
         with watch.epoch():
@@ -160,8 +160,8 @@ def test_sign_of_life_shows_rows_and_is_gone(monkeypatch):
 @pytest.mark.parametrize("strategy", [None, "mirrored"])
 def test_rows_so_far_in_the_progress_bar(strategy, monkeypatch, capsys):
     """A loss that sleeps: the rows of the chunks before are shown, and History has its four columns."""
-    monkeypatch.setattr("kormos_opt.sign_of_life._AFTER", 0.2)
-    monkeypatch.setattr("kormos_opt.sign_of_life._EVERY", 0.05)
+    monkeypatch.setattr("kormos_opt.training.sign_of_life._AFTER", 0.2)
+    monkeypatch.setattr("kormos_opt.training.sign_of_life._EVERY", 0.05)
 
     def slow(y, y_pred):
         def sleep(value):
@@ -183,8 +183,8 @@ def test_rows_so_far_in_the_progress_bar(strategy, monkeypatch, capsys):
 
 
 def test_streams_show_rows_too(capsys, monkeypatch):
-    monkeypatch.setattr("kormos_opt.sign_of_life._AFTER", 0.0)
-    monkeypatch.setattr("kormos_opt.sign_of_life._EVERY", 0.001)
+    monkeypatch.setattr("kormos_opt.training.sign_of_life._AFTER", 0.0)
+    monkeypatch.setattr("kormos_opt.training.sign_of_life._EVERY", 0.001)
 
     class Slow(keras.utils.PyDataset):
         def __len__(self):

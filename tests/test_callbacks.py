@@ -2,7 +2,6 @@
 
 import copy
 import csv
-import importlib
 import logging
 
 import keras
@@ -11,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 import kormos_opt
-from kormos_opt import keras_hook
+from kormos_opt.keras_internals import hook
 from tests.problems import compiled, linear, network, regression
 from tests.test_interruptions import assert_weights
 
@@ -183,7 +182,7 @@ def test_callbacks_that_write_files_are_as_they_were(tmp_path):
     backup = keras.callbacks.BackupAndRestore(tmp_path / "backup", delete_checkpoint=True)
     listed = keras.callbacks.CallbackList([checkpoint, backup, keras.callbacks.CSVLogger(tmp_path / "log.csv")])
     before = [copy.copy(vars(callback)) for callback in listed.callbacks]
-    with keras_hook._without_files(listed):
+    with hook._without_files(listed):
         assert len(listed.callbacks) == 2
         assert checkpoint._save_model(0, 0, {}) is None
         assert backup.delete_checkpoint is False
@@ -235,5 +234,5 @@ def test_a_second_model_with_the_optimizer_is_no_fresh_start(caplog):
 def test_loading_and_forcing_go_through_the_package_again():
     """The hook is installed once, however often it is imported."""
     methods = keras.Model.fit, keras.Model.make_train_function, keras.Model.__reduce__
-    importlib.import_module("kormos_opt").keras_hook.install(kormos_opt.optimizers.NAMES)
+    hook.install(kormos_opt.optimizers.find, kormos_opt.optimizers.NAMES)
     assert (keras.Model.fit, keras.Model.make_train_function, keras.Model.__reduce__) == methods

@@ -7,7 +7,7 @@ import scipy.optimize
 from scipy.optimize import Bounds, LinearConstraint, NonlinearConstraint
 
 import kormos_opt
-from kormos_opt.solvers import scipy_thread
+from kormos_opt.solvers import scipy_minimize
 from kormos_opt.solvers.base import Iterate
 from kormos_opt.solvers.fixed_weights import without_fixed
 from kormos_opt.solvers.scipy_methods import METHODS
@@ -22,7 +22,7 @@ BOUNDS = Bounds([-np.inf, 0.5, -3, -1.0], [np.inf, 0.5, 2, -1.0])
 
 def solver(method, bounds=BOUNDS, constraints=(), options=None):
     def make(x0, bounds, constraints, options):
-        return scipy_thread.minimize(x0, method.name, 1e-9, options, bounds, constraints)
+        return scipy_minimize.minimize(x0, method.name, 1e-9, options, bounds, constraints)
 
     return without_fixed(
         make, X0, bounds, constraints, method.unlimited | (options or {}), method.derivatives != "none"

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from kormos_opt.flat_parameters import FlatParameters
+from kormos_opt.objective.flat_parameters import FlatParameters
 
 SHAPES = [(3, 4), (), (5,), (1, 2, 3), (0,)]
 

@@ -12,8 +12,8 @@ import pytest
 import tensorflow as tf
 
 import kormos_opt
-from kormos_opt import graph_run
-from kormos_opt.graph_run import GraphRun
+from kormos_opt.training import graph_run
+from kormos_opt.training.graph_run import GraphRun
 from tests.problems import compiled, linear, network, prepared, regression
 from tests.test_resume import flat_weights, whole_and_pieces, with_dropout_and_batchnorm
 
@@ -107,7 +107,7 @@ def test_no_host_callback_in_the_graph():
 
 
 def _batch(model, x, y):
-    from kormos_opt.full_batch import of_fit
+    from kormos_opt.data.full_batch import of_fit
 
     return model.train_function._objective.prepare(of_fit(None, "auto", x, y, None, None, None, None))
 

@@ -13,10 +13,10 @@ import psutil
 import pytest
 import threadpoolctl
 
-from kormos_opt.objective import Objective
+from kormos_opt.objective.objective import Objective
 from kormos_opt.optimizers import LBFGS, ScipyBatchOptimizer
-from kormos_opt.solver_run import SolverRun, _one_blas_thread, _OneBlasThread
-from kormos_opt.solvers import scipy_thread
+from kormos_opt.solvers import scipy_minimize
+from kormos_opt.training.solver_run import SolverRun, _one_blas_thread, _OneBlasThread
 from tests.problems import compiled, linear, network, regression
 
 
@@ -290,7 +290,7 @@ def test_recompiling_ends_the_suspended_solver():
 def test_blas_is_limited_while_the_solver_computes_and_only_then(monkeypatch):
     x, y = regression()
     in_solver, in_objective = [], []
-    evaluate, minimize = Objective.evaluate, scipy_thread.minimize
+    evaluate, minimize = Objective.evaluate, scipy_minimize.minimize
 
     def blas_threads():
         return {library["num_threads"] for library in threadpoolctl.threadpool_info() if library["user_api"] == "blas"}
@@ -309,7 +309,7 @@ def test_blas_is_limited_while_the_solver_computes_and_only_then(monkeypatch):
             inner.close()
 
     monkeypatch.setattr(Objective, "evaluate", looking_evaluate)
-    monkeypatch.setattr(scipy_thread, "minimize", looking_minimize)
+    monkeypatch.setattr(scipy_minimize, "minimize", looking_minimize)
     with threadpoolctl.threadpool_limits(2, "blas"):
         compiled(network()).fit(x, y, epochs=2, verbose=0)
         assert blas_threads() == {2}

@@ -1,4 +1,4 @@
-"""One test for each fact of Keras and TensorFlow that `keras_hook.py` relies on."""
+"""One test for each fact of Keras and TensorFlow that `keras_internals` relies on."""
 
 import inspect
 
@@ -15,13 +15,9 @@ from keras.src.trainers.data_adapters import array_data_adapter, array_slicing, 
 from keras.src.trainers.trainer import Trainer
 from tensorflow.python.distribute.input_ops import auto_shard_dataset
 
-from kormos_opt.keras_hook import (
-    _show_rows,
-    added_to_valid_entries,
-    compiled_with,
-    twice_differentiable,
-    undivided_losses,
-)
+from kormos_opt.keras_internals.hook import _show_rows
+from kormos_opt.keras_internals.model import compiled_with
+from kormos_opt.keras_internals.tracing import added_to_valid_entries, twice_differentiable, undivided_losses
 from tests.problems import linear, regression
 
 X, Y = regression()

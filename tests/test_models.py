@@ -8,7 +8,7 @@ import tensorflow as tf
 
 import kormos_opt
 from kormos_opt.models import BatchOptimizedModel, BatchOptimizedSequentialModel
-from kormos_opt.objective import Objective
+from kormos_opt.objective.objective import Objective
 from kormos_opt.optimizers import BatchOptimizer, ScipyBatchOptimizer
 from tests.problems import compiled, finite_differences, linear, network, regression
 

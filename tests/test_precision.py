@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 import kormos_opt
-from kormos_opt import precision
+from kormos_opt.objective import precision
 from kormos_opt.optimizers import LBFGS
 from tests.layer_kinds import LAYERS, model_and_data
 from tests.problems import compiled, finite_differences, linear, network, prepared, regression

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from kormos_opt.full_batch import BatchList
+from kormos_opt.data.full_batch import BatchList
 from kormos_opt.optimizers import LBFGS
 from tests.problems import compiled, finite_differences, prepared
 from tests.random_models import draw

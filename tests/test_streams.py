@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 import kormos_opt
-from kormos_opt.keras_hook import Batches
+from kormos_opt.data.batches import Batches
 from tests.problems import compiled, network, regression
 from tests.test_resume import flat_weights, with_dropout_and_batchnorm
 
@@ -84,7 +84,7 @@ def assert_same_fit(one, other):
 def test_streams_have_the_iterates_of_data_in_memory(source, cache, tmp_path, monkeypatch, caplog, float64):
     data = SOURCES[source](tmp_path)
     kept = fitted(data, kormos_opt.LBFGS(cache=True))
-    monkeypatch.setattr("kormos_opt.memory.half_of_all", lambda: 1000.0)
+    monkeypatch.setattr("kormos_opt.memory_limits.half_of_all", lambda: 1000.0)
     with caplog.at_level(logging.WARNING, "kormos_opt"):
         streamed = fitted(data, kormos_opt.LBFGS(cache=cache), kept[-1])
     assert_same_fit(kept, streamed)
@@ -95,7 +95,7 @@ def test_streams_have_the_iterates_of_data_in_memory(source, cache, tmp_path, mo
 def test_the_budget_counts_what_arrives(monkeypatch, caplog):
     """60 rows of 5 float64 numbers are 2400 bytes."""
     for budget, streams in ((2400, 0), (2399, 1)):
-        monkeypatch.setattr("kormos_opt.memory.half_of_all", lambda budget=budget: budget)
+        monkeypatch.setattr("kormos_opt.memory_limits.half_of_all", lambda budget=budget: budget)
         caplog.clear()
         fitted(batches(), kormos_opt.LBFGS(), epochs=1)
         assert sum("reads it anew" in record.getMessage() for record in caplog.records) == streams
@@ -143,7 +143,7 @@ def test_progress_is_shown_batch_by_batch_at_the_last_iterate(make, float64):
 @pytest.mark.parametrize("optimizer", [kormos_opt.LBFGS, kormos_opt.NewtonCG, kormos_opt.NelderMead, kormos_opt.COBYQA])
 def test_going_batch_by_batch_changes_nothing(optimizer, monkeypatch, float64):
     stepping = fitted(batches(), optimizer(cache=False), epochs=4)
-    monkeypatch.setattr("kormos_opt.full_batch.BatchList.steps", 1)
+    monkeypatch.setattr("kormos_opt.data.full_batch.BatchList.steps", 1)
     at_once = fitted(batches(), optimizer(cache=False), stepping[-1], epochs=4)
     np.testing.assert_array_equal(flat_weights(stepping[0]), flat_weights(at_once[0]))
     assert stepping[1] == at_once[1]

@@ -16,7 +16,7 @@ import scipy.optimize
 from scipy.optimize import OptimizeResult
 from scipy.optimize._minimize import standardize_bounds
 
-from kormos_opt.solvers import scipy_thread
+from kormos_opt.solvers import scipy_minimize
 from kormos_opt.solvers.base import Evaluate, HessianProduct, Iterate, Value
 from kormos_opt.solvers.fixed_weights import without_fixed
 from kormos_opt.solvers.scipy_methods import METHODS
@@ -68,7 +68,7 @@ def minimize(
         x0 = np.clip(x0, bounds.lb, bounds.ub)
 
     def make(x0, bounds, constraints, options):
-        return scipy_thread.minimize(x0, name, tol, options, bounds, constraints)
+        return scipy_minimize.minimize(x0, name, tol, options, bounds, constraints)
 
     derivatives = METHODS[name].derivatives != "none"
     listed = constraints or [] if isinstance(constraints, (list, tuple, type(None))) else [constraints]

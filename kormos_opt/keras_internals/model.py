@@ -1,0 +1,76 @@
+"""What other modules need to know of a Keras model, where Keras has no public name for it."""
+
+import contextlib
+
+import keras
+import tensorflow as tf
+from keras.src.backend.tensorflow.trainer import TensorFlowTrainer
+from keras.src.trainers.trainer import Trainer
+
+
+def strategy_of(model: keras.Model) -> tf.distribute.Strategy | None:
+    """The `tf.distribute` strategy that the model was made under, `None` if there was none."""
+    return model._distribute_strategy
+
+
+def build(model: keras.Model, batch) -> None:
+    """Makes the variables of the model, its metrics and its optimizer, as a strategy needs them before the first step.
+
+    Args:
+        model: A compiled model, made under a strategy.
+        batch: A batch, or the specifications of its tensors; with any number of rows.
+    """
+    with model.distribute_strategy.scope():
+        model._symbolic_build(data_batch=keras.tree.map_structure(any_rows, batch))
+
+
+def any_rows(leaf):
+    """What to trace a batch for: the dtype and shape of `leaf` with any number of rows."""
+    if not isinstance(leaf, tf.Tensor) or leaf.shape.rank == 0:
+        return leaf
+    return tf.TensorSpec((None, *leaf.shape[1:]), leaf.dtype)
+
+
+@contextlib.contextmanager
+def compiled_with(model: keras.Model, optimizer):
+    """Inside, the train step of `model` talks to `optimizer`, whatever the model is compiled with."""
+    usual = model.optimizer
+    model.optimizer = optimizer
+    try:
+        yield
+    finally:
+        model.optimizer = usual
+
+
+def layers(model: keras.Model) -> list[keras.Layer]:
+    """The model and all layers inside it, at any depth."""
+    return list(model._flatten_layers())
+
+
+def tensorflow_variables(variable: keras.Variable) -> list[tf.Variable]:
+    """What holds the value of a variable: under a strategy one for each replica here."""
+    value = variable.value
+    return [value, *value.values] if isinstance(value, tf.distribute.DistributedValues) else [value]
+
+
+def names_of_compiled_metrics(model: keras.Model) -> list[str]:
+    """The names of the metrics that `compile` was given, once they are built."""
+    compiled = model._compile_metrics
+    return [metric.name for metric in compiled.metrics] if compiled is not None and compiled.built else []
+
+
+def variables_in_attributes(model: keras.Model) -> list[tf.Variable]:
+    """TensorFlow's variables that the model and its layers hold as attributes, beside Keras's."""
+    values = [value for layer in layers(model) for value in vars(layer).values()]
+    return [value for value in values if isinstance(value, tf.Variable)]
+
+
+def has_stock_train_step(model: keras.Model) -> bool:
+    """Whether the model trains with Keras's own `train_step`."""
+    return type(model).train_step is TensorFlowTrainer.train_step
+
+
+def has_own_loss(model: keras.Model) -> bool:
+    """Whether the loss is more than Keras's own computation of it says: a custom step, `compute_loss` or `add_loss`."""
+    is_stock = has_stock_train_step(model) and type(model).compute_loss is Trainer.compute_loss
+    return not is_stock or any(layer._losses for layer in layers(model))

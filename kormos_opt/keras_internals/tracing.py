@@ -1,0 +1,241 @@
+"""What is replaced in Keras and TensorFlow while the train step is traced: losses, dtypes, second derivatives.
+
+Every replacement is a context manager. It holds for the thread that is inside, and is undone at its end.
+"""
+
+import contextlib
+import functools
+import threading
+
+import keras
+import tensorflow as tf
+from keras.src.backend import AutocastScope, get_autocast_scope
+from keras.src.backend.tensorflow import nn as tensorflow_nn
+from keras.src.losses import loss as loss_module
+
+from kormos_opt.keras_internals.model import layers
+
+
+def flat_call(function: tf.types.experimental.ConcreteFunction):
+    """Calls `function` with flat tensors, past the matching of arguments, which takes as long as a small evaluation."""
+    captured = function.captured_inputs
+    return lambda *tensors: function._call_flat(list(tensors), captured)
+
+
+@contextlib.contextmanager
+def corrected_losses(model: keras.Model, reduce):
+    """Inside, losses outside of metrics and of other losses are reduced by `reduce`.
+
+    Args:
+        model: The model, whose metrics keep the losses that they call as they are.
+        reduce: Called as `reduce(stock, loss, y_true, y_pred, values, sample_weight, mask)`. `values` is what
+            `loss.call` has returned. `stock` is Keras's reduction, called as `stock(values, sample_weight, mask,
+            reduction)`.
+    """
+    outer = []  # the calls that run, of losses (their arguments) and of metrics (None)
+
+    def call_loss(stock, loss, y_true, y_pred, sample_weight=None):
+        with _pushed(outer, (loss, y_true, y_pred)):
+            return stock(loss, y_true, y_pred, sample_weight)
+
+    def update_metric(stock, *args, **kwargs):
+        with _pushed(outer, None):
+            return stock(*args, **kwargs)
+
+    def reduce_values(stock, values, sample_weight=None, mask=None, reduction="sum_over_batch_size", dtype=None):
+        if len(outer) != 1 or outer[0] is None:
+            return stock(values, sample_weight, mask, reduction, dtype)
+        return reduce(functools.partial(stock, dtype=dtype), *outer[0], values, sample_weight, mask)
+
+    with contextlib.ExitStack() as replacements:
+        replacements.enter_context(replaced(keras.losses.Loss, "__call__", call_loss))
+        replacements.enter_context(replaced(loss_module, "reduce_weighted_values", reduce_values))
+        for owner in _owners(model.metrics, "update_state"):
+            replacements.enter_context(replaced(owner, "update_state", update_metric))
+        yield
+
+
+@contextlib.contextmanager
+def _pushed(stack, item):
+    stack.append(item)
+    try:
+        yield
+    finally:
+        stack.pop()
+
+
+def _owners(objects, name):
+    """The classes that define the method `name` of these objects."""
+    return {next(owner for owner in type(each).__mro__ if name in vars(owner)) for each in objects}
+
+
+@contextlib.contextmanager
+def recorded_step(model: keras.Model, on_gradient, on_loss, on_result):
+    """Inside, what a custom train step computes on its way is told.
+
+    Args:
+        model: The model.
+        on_gradient: Called as `on_gradient(target, gradients)` after every `GradientTape.gradient`.
+        on_loss: Called with what `model.compute_loss` returns.
+        on_result: Called with the result of every metric that is read.
+    """
+
+    def gradient(stock, tape, target, *args, **kwargs):
+        gradients = stock(tape, target, *args, **kwargs)
+        on_gradient(target, tf.nest.flatten(gradients))
+        return gradients
+
+    def compute_loss(stock, *args, **kwargs):
+        loss = stock(*args, **kwargs)
+        on_loss(loss)
+        return loss
+
+    def result(stock, *args, **kwargs):
+        value = stock(*args, **kwargs)
+        for leaf in keras.tree.flatten(value):
+            on_result(leaf)
+        return value
+
+    with contextlib.ExitStack() as replacements:
+        replacements.enter_context(replaced(tf.GradientTape, "gradient", gradient))
+        for owner in _owners([model], "compute_loss"):
+            replacements.enter_context(replaced(owner, "compute_loss", compute_loss))
+        for owner in _owners(model.metrics, "result"):
+            replacements.enter_context(replaced(owner, "result", result))
+        yield
+
+
+def added_to_valid_entries() -> float:
+    """What Keras adds to the number of valid entries of a mask before it divides by it: 0 since version 3.13."""
+    version = tuple(int(number) for number in keras.__version__.split(".")[:2])
+    return 0.0 if version >= (3, 13) else keras.config.epsilon()
+
+
+@contextlib.contextmanager
+def undivided_losses():
+    """Inside, the loss of a replica is that of its batch: Keras would divide its means by the number of replicas."""
+    with (
+        replaced(loss_module, "scale_loss_for_distribution", lambda stock, loss: loss),
+        replaced(loss_module, "unscale_loss_for_distribution", lambda stock, loss: loss),
+    ):
+        yield
+
+
+@contextlib.contextmanager
+def twice_differentiable():
+    """Inside, the variance that normalization layers compute has the right second derivative.
+
+    `tf.nn.moments` stops the gradient of the mean inside the variance: its first derivative is zero there anyway, but
+    not its second.
+    """
+
+    def moments(stock, x, axes, keepdims):
+        mean = tf.reduce_mean(x, axes, keepdims=True)
+        variance = tf.reduce_mean(tf.math.squared_difference(x, mean), axes, keepdims=keepdims)
+        return (mean if keepdims else tf.squeeze(mean, axes)), variance
+
+    with replaced(tensorflow_nn, "_compute_moments", moments):
+        yield
+
+
+class _Float64Scope(AutocastScope):
+    """Casts variables that are read to float64, or puts a tensor in their place."""
+
+    def __init__(self, substitutes):
+        super().__init__("float64")
+        self._substitutes = {id(variable.value): tensor for variable, tensor in substitutes}
+
+    def maybe_cast(self, value):
+        return self._substitutes[id(value)] if id(value) in self._substitutes else super().maybe_cast(value)
+
+
+@contextlib.contextmanager
+def reading_float64(model: keras.Model, substitutes, on_output, on_error):
+    """Inside, layers, losses and penalties read variables as float64, and losses are not cast to `floatx()`.
+
+    Args:
+        model: The model.
+        substitutes: Pairs of a variable and the float64 tensor that is read instead of it.
+        on_output: Called as `on_output(layer, outputs)` after every call of a layer.
+        on_error: Called as `on_error(layer, error)` after every failed call of a layer.
+    """
+    scope = _Float64Scope(substitutes)
+
+    def call_loss(stock, loss, *args, **kwargs):
+        with _dtype_of(loss):
+            return stock(loss, *args, **kwargs)
+
+    def call_layer(stock, layer, *args, **kwargs):
+        try:
+            with scope if get_autocast_scope() is None else contextlib.nullcontext():
+                outputs = stock(layer, *args, **kwargs)
+        except Exception as error:
+            on_error(layer, error)
+            raise
+        on_output(layer, outputs)
+        return outputs
+
+    def penalties(stock, layer):
+        with scope:
+            return stock(layer)
+
+    with (
+        _casting_everything(model),
+        replaced(keras.Layer, "__call__", call_layer),
+        replaced(keras.Layer, "_get_regularization_losses", penalties),
+        replaced(keras.losses.Loss, "__call__", call_loss),
+        _dtype_of(model._compile_loss),
+    ):
+        yield
+
+
+@contextlib.contextmanager
+def _casting_everything(model):
+    """Inside, the layers and variables that Keras leaves out of casting (normalization, embeddings) take part in it."""
+    silent_layers = [layer for layer in layers(model) if not layer.autocast]
+    silent_variables = [variable for variable in model.variables if not variable._autocast]
+    try:
+        for layer in silent_layers:
+            layer.autocast = True
+        for variable in silent_variables:
+            variable._autocast = True
+        yield
+    finally:
+        for layer in silent_layers:
+            layer.autocast = False
+        for variable in silent_variables:
+            variable._autocast = False
+
+
+@contextlib.contextmanager
+def _dtype_of(loss):
+    if loss is None:
+        yield
+        return
+    dtype, loss._dtype = loss._dtype, "float64"
+    try:
+        yield
+    finally:
+        loss._dtype = dtype
+
+
+_replacing = threading.RLock()
+
+
+@contextlib.contextmanager
+def replaced(owner, name, function):
+    """Inside, `owner.name(...)` calls `function(stock, ...)` in this thread; one thread at a time replaces anything."""
+    with _replacing:
+        stock, thread = getattr(owner, name), threading.get_ident()
+
+        @functools.wraps(stock)
+        def method(*args, **kwargs):
+            if threading.get_ident() != thread:
+                return stock(*args, **kwargs)
+            return function(stock, *args, **kwargs)
+
+        setattr(owner, name, method)
+        try:
+            yield
+        finally:
+            setattr(owner, name, stock)

@@ -1,0 +1,41 @@
+"""Which versions of Keras the patches fit."""
+
+import inspect
+
+from keras.src.backend.tensorflow.trainer import TensorFlowTrainer
+
+TESTED = (3, 10), (3, 15)
+"""The first and the last version of Keras that the tests have passed with."""
+
+_SIGNATURES = {
+    "fit": (
+        "self, x, y, batch_size, epochs, verbose, callbacks, validation_split, validation_data, shuffle, class_weight, "
+        "sample_weight, initial_epoch, steps_per_epoch, validation_steps, validation_batch_size, validation_freq"
+    ),
+    "make_train_function": "self, force",
+    "make_test_function": "self, force",
+    "_maybe_symbolic_build": "self, iterator, data_batch",
+}
+
+
+def check_version(version: str) -> None:
+    """Raises `ImportError` for a version of Keras outside `TESTED`, or one whose methods take other arguments.
+
+    Args:
+        version: As in `keras.__version__`.
+    """
+    number = tuple(int(part) for part in version.split(".")[:2])
+    is_tested = TESTED[0] <= number <= TESTED[1] or ".dev" in version
+    changed = [name for name, expected in _SIGNATURES.items() if _arguments_of(name) != expected]
+    if is_tested and not changed:
+        return
+    first, last = (".".join(map(str, each)) for each in TESTED)
+    reason = f", whose {', '.join(changed)} takes other arguments" if changed else ""
+    raise ImportError(
+        f"Expected Keras {first} to {last}, with which kormos_opt was tested. Received: keras {version}{reason}. "
+        f'Install one of those: pip install "keras>={first},<{last.replace(str(TESTED[1][1]), str(TESTED[1][1] + 1))}"'
+    )
+
+
+def _arguments_of(name):
+    return ", ".join(inspect.signature(getattr(TensorFlowTrainer, name)).parameters)

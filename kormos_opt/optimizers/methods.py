@@ -1,0 +1,569 @@
+"""A class for every method of `scipy.optimize.minimize`, with what it is good at.
+
+All take the arguments of `ScipyBatchOptimizer` but `method`. Which one when: `docs/how_to_choose_a_solver.md`.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, Literal, TypedDict
+
+import keras
+import numpy as np
+import tensorflow as tf
+from typing_extensions import Unpack
+
+from kormos_opt.graph_solvers import tfp_lbfgs as tfp_graph
+from kormos_opt.optimizers.batch_optimizer import BoundsLike, ScipyBatchOptimizer, Settings
+from kormos_opt.stages.stage import is_positive_integer
+from kormos_opt.training import graph_run
+
+
+class _StageSettings(Settings, total=False):
+    epochs: int | None
+    pretrain_fn: Callable[[keras.Model], Any] | None
+
+
+class _Named(ScipyBatchOptimizer):
+    method = None
+
+    def __init__(
+        self,
+        tol: float | None = None,
+        options: Mapping[str, Any] | None = None,
+        bounds: BoundsLike = None,
+        constraints: Any = None,
+        name: str | None = None,
+        **kwargs: Unpack[_StageSettings],
+    ):
+        name = name or type(self).__name__.lower()
+        super().__init__(name, self.method, tol=tol, options=options, bounds=bounds, constraints=constraints, **kwargs)
+
+    def get_config(self):
+        config = super().get_config()
+        del config["method"]
+        return config
+
+
+class _OtherSettings(TypedDict, total=False):
+    bounds: BoundsLike
+    constraints: Any
+    epochs: int | None
+    pretrain_fn: Callable[[keras.Model], Any] | None
+    max_cache_entries: int
+    dtype: str
+
+
+@keras.saving.register_keras_serializable("kormos_opt")
+class LBFGS(_Named):
+    """Limited-memory BFGS, the first choice for smooth objectives of any number of weights.
+
+    Every iteration multiplies the gradient with an approximation of the inverse Hessian, built from the last `memory`
+    changes of x and the gradient, and searches along that direction for a point that satisfies the strong Wolfe
+    conditions: usually one evaluation per iteration.
+
+    Args:
+        memory: Pairs of changes that are kept, scipy's `maxcor`. Defaults to `10`.
+        tol: As in scipy: sets `ftol` and `gtol`. Defaults to `None`.
+        options: Options of scipy's L-BFGS-B, handed over as they are. Defaults to `None`.
+        iterations_per_epoch: Solver iterations that make one Keras epoch. Defaults to `1`.
+        batch_size: Rows that are evaluated at a time. Defaults to `None`: chosen to bound memory.
+        cache: Whether the training data is kept in memory. Defaults to `"auto"`: up to half of the machine's.
+        precision: `"model"` or `"float64"`. Defaults to `"model"`.
+        name: Name of the optimizer. Defaults to `"lbfgs"`.
+        engine: `"scipy"`, L-BFGS-B; `"tfp"`, TensorFlow Probability's L-BFGS with the Hager-Zhang line search, one
+            iteration of which is one call of one graph, and whose memory is saved with the model; or `"auto"`: tfp on a
+            TPU, else scipy. The options of tfp are `gtol`, `ftol`, `xtol`, `maxls` (iterations of a line search),
+            `maxiter` and `maxfun`. Defaults to `"scipy"`.
+        **kwargs: `bounds`, and the other arguments of `ScipyBatchOptimizer`.
+
+    Raises:
+        ValueError: For an option that scipy does not know, or a setting of another kind of optimizer.
+
+    Example:
+
+    >>> import keras, kormos_opt, numpy as np
+    >>> x = np.random.default_rng(0).normal(size=(100, 3))
+    >>> y = x @ [1.0, -2.0, 3.0]
+    >>> model = keras.Sequential([keras.layers.Dense(1)])
+    >>> model.compile(optimizer=kormos_opt.LBFGS(precision="float64"), loss="mse")
+    >>> history = model.fit(x, y, epochs=50, verbose=0)
+    >>> model.layers[0].kernel.numpy().ravel().round(4).tolist()
+    [1.0, -2.0, 3.0]
+
+    Reference: Byrd, Lu, Nocedal and Zhu, A Limited Memory Algorithm for Bound Constrained Optimization (1995);
+    https://docs.scipy.org/doc/scipy/reference/optimize.minimize-lbfgsb.html
+    """
+
+    method = "L-BFGS-B"
+
+    def __init__(
+        self,
+        memory: int = 10,
+        tol: float | None = None,
+        options: Mapping[str, Any] | None = None,
+        iterations_per_epoch: int = 1,
+        batch_size: int | Literal["auto"] | None = None,
+        cache: bool | Literal["auto"] = "auto",
+        precision: Literal["model", "float64"] = "model",
+        name: str | None = "lbfgs",
+        engine: Literal["scipy", "tfp", "auto"] = "scipy",
+        **kwargs: Unpack[_OtherSettings],
+    ):
+        if not is_positive_integer(memory):
+            raise ValueError(f"Expected a positive integer. Received: memory={memory!r}.")
+        if engine not in ("scipy", "tfp", "auto"):
+            raise ValueError(f'Expected "scipy", "tfp" or "auto". Received: engine={engine!r}.')
+        if engine == "tfp":
+            tfp_graph.check_installed()
+        super().__init__(
+            tol,
+            None,
+            iterations_per_epoch=iterations_per_epoch,
+            batch_size=batch_size,
+            cache=cache,
+            precision=precision,
+            name=name,
+            **kwargs,
+        )
+        self.engine = engine
+        is_tpu = isinstance(tf.distribute.get_strategy(), tf.distribute.TPUStrategy)
+        chosen = ("tfp" if is_tpu else "scipy") if engine == "auto" else engine
+        self._untracked.plan = replace(self.plan, options=options, memory=int(memory), engine=chosen)
+
+    @property
+    def memory(self) -> int:
+        """Pairs of changes that are kept."""
+        return self.plan.memory
+
+    def _add_solver_variables(self, variables):
+        if self.plan.engine == "tfp":
+            size = sum(int(np.prod(variable.shape)) for variable in variables)
+            self._untracked.memory = graph_run.Memory.of(self.add_variable, size, self.memory)
+
+    def get_config(self):
+        return {**super().get_config(), "memory": self.memory, "engine": self.engine}
+
+
+@keras.saving.register_keras_serializable("kormos_opt")
+class NelderMead(_Named):
+    """The simplex method, without derivatives: a handful of weights and a loss that is not smooth.
+
+    A simplex of n + 1 points is reflected, expanded, contracted and shrunk by comparing values of the loss. An
+    iteration costs one or two evaluations; hundreds of iterations for two weights are usual.
+
+    Args:
+        tol: As in scipy. Defaults to `None`.
+        options: Options of scipy's Nelder-Mead, handed over as they are. Defaults to `None`.
+        bounds: As `ScipyBatchOptimizer` takes them. Defaults to `None`.
+        constraints: None are taken. Defaults to `None`.
+        **kwargs: The other arguments of `ScipyBatchOptimizer`.
+
+    Example:
+
+    >>> import keras, kormos_opt, numpy as np
+    >>> x = np.linspace(-1, 1, 50)[:, None]
+    >>> model = keras.Sequential([keras.layers.Dense(1)])
+    >>> model.compile(optimizer=kormos_opt.NelderMead(), loss="mse")
+    >>> history = model.fit(x, 2 * x + 1, epochs=300, verbose=0)
+    >>> print(abs(round(float(history.history["loss"][-1]), 3)))
+    0.0
+
+    Reference: Gao and Han, Implementing the Nelder-Mead simplex algorithm with adaptive parameters (2012);
+    https://docs.scipy.org/doc/scipy/reference/optimize.minimize-neldermead.html
+    """
+
+    method = "Nelder-Mead"
+
+
+@keras.saving.register_keras_serializable("kormos_opt")
+class Powell(_Named):
+    """Line searches along directions that become conjugate, without derivatives: few weights.
+
+    An iteration is one line search along each of the n directions: n times ten evaluations or so.
+
+    Args:
+        tol: As in scipy. Defaults to `None`.
+        options: Options of scipy's Powell, handed over as they are. Defaults to `None`.
+        bounds: As `ScipyBatchOptimizer` takes them. Defaults to `None`.
+        constraints: None are taken. Defaults to `None`.
+        **kwargs: The other arguments of `ScipyBatchOptimizer`.
+
+    Example:
+
+    >>> import keras, kormos_opt, numpy as np
+    >>> x = np.linspace(-1, 1, 50)[:, None]
+    >>> model = keras.Sequential([keras.layers.Dense(1)])
+    >>> model.compile(optimizer=kormos_opt.Powell(), loss="mse")
+    >>> history = model.fit(x, 2 * x + 1, epochs=30, verbose=0)
+    >>> print(abs(round(float(history.history["loss"][-1]), 3)))
+    0.0
+
+    Reference: Powell, An efficient method for finding the minimum of a function of several variables without
+    derivatives (1964);
+    https://docs.scipy.org/doc/scipy/reference/optimize.minimize-powell.html
+    """
+
+    method = "Powell"
+
+
+@keras.saving.register_keras_serializable("kormos_opt")
+class CG(_Named):
+    """Nonlinear conjugate gradients: the memory of a few vectors, where even that of L-BFGS is too much.
+
+    The Polak-Ribiere direction adds a multiple of the last direction to the gradient, and a line search follows.
+
+    Args:
+        tol: As in scipy. Defaults to `None`.
+        options: Options of scipy's CG, handed over as they are. Defaults to `None`.
+        bounds: None are taken. Defaults to `None`.
+        constraints: None are taken. Defaults to `None`.
+        **kwargs: The other arguments of `ScipyBatchOptimizer`.
+
+    Example:
+
+    >>> import keras, kormos_opt, numpy as np
+    >>> x = np.linspace(-1, 1, 50)[:, None]
+    >>> model = keras.Sequential([keras.layers.Dense(1)])
+    >>> model.compile(optimizer=kormos_opt.CG(), loss="mse")
+    >>> history = model.fit(x, 2 * x + 1, epochs=50, verbose=0)
+    >>> print(abs(round(float(history.history["loss"][-1]), 3)))
+    0.0
+
+    Reference: Nocedal and Wright, Numerical Optimization (2006), section 5.2;
+    https://docs.scipy.org/doc/scipy/reference/optimize.minimize-cg.html
+    """
+
+    method = "CG"
+
+
+@keras.saving.register_keras_serializable("kormos_opt")
+class BFGS(_Named):
+    """BFGS with a full n x n approximation of the inverse Hessian: up to a few thousand weights.
+
+    It knows more of the curvature than L-BFGS, at the price of n^2 memory and arithmetic in every iteration.
+
+    Args:
+        tol: As in scipy. Defaults to `None`.
+        options: Options of scipy's BFGS, handed over as they are. Defaults to `None`.
+        bounds: None are taken. Defaults to `None`.
+        constraints: None are taken. Defaults to `None`.
+        **kwargs: The other arguments of `ScipyBatchOptimizer`.
+
+    Example:
+
+    >>> import keras, kormos_opt, numpy as np
+    >>> x = np.linspace(-1, 1, 50)[:, None]
+    >>> model = keras.Sequential([keras.layers.Dense(1)])
+    >>> model.compile(optimizer=kormos_opt.BFGS(), loss="mse")
+    >>> history = model.fit(x, 2 * x + 1, epochs=50, verbose=0)
+    >>> print(abs(round(float(history.history["loss"][-1]), 3)))
+    0.0
+
+    Reference: Nocedal and Wright, Numerical Optimization (2006), section 6.1;
+    https://docs.scipy.org/doc/scipy/reference/optimize.minimize-bfgs.html
+    """
+
+    method = "BFGS"
+
+
+@keras.saving.register_keras_serializable("kormos_opt")
+class NewtonCG(_Named):
+    """Newton's method with exact Hessian-vector products: an accurate optimum in few iterations.
+
+    Every iteration solves the Newton equations by conjugate gradients, one product an inner step, and ends them early
+    at negative curvature; a line search follows.
+
+    Args:
+        tol: As in scipy. Defaults to `None`.
+        options: Options of scipy's Newton-CG, handed over as they are. Defaults to `None`.
+        bounds: None are taken. Defaults to `None`.
+        constraints: None are taken. Defaults to `None`.
+        **kwargs: The other arguments of `ScipyBatchOptimizer`.
+
+    Example:
+
+    >>> import keras, kormos_opt, numpy as np
+    >>> x = np.linspace(-1, 1, 50)[:, None]
+    >>> model = keras.Sequential([keras.layers.Dense(1)])
+    >>> model.compile(optimizer=kormos_opt.NewtonCG(), loss="mse")
+    >>> history = model.fit(x, 2 * x + 1, epochs=20, verbose=0)
+    >>> print(abs(round(float(history.history["loss"][-1]), 3)))
+    0.0
+
+    Reference: Nocedal and Wright, Numerical Optimization (2006), section 7.1;
+    https://docs.scipy.org/doc/scipy/reference/optimize.minimize-newtoncg.html
+    """
+
+    method = "Newton-CG"
+
+
+@keras.saving.register_keras_serializable("kormos_opt")
+class TNC(_Named):
+    """A truncated Newton method that takes bounds and needs gradients only.
+
+    The products with the Hessian are difference quotients of the gradient, each of which costs an evaluation.
+
+    Args:
+        tol: As in scipy. Defaults to `None`.
+        options: Options of scipy's TNC, handed over as they are. Defaults to `None`.
+        bounds: As `ScipyBatchOptimizer` takes them. Defaults to `None`.
+        constraints: None are taken. Defaults to `None`.
+        **kwargs: The other arguments of `ScipyBatchOptimizer`.
+
+    Example:
+
+    >>> import keras, kormos_opt, numpy as np
+    >>> x = np.linspace(-1, 1, 50)[:, None]
+    >>> model = keras.Sequential([keras.layers.Dense(1)])
+    >>> model.compile(optimizer=kormos_opt.TNC(), loss="mse")
+    >>> history = model.fit(x, 2 * x + 1, epochs=30, verbose=0)
+    >>> print(abs(round(float(history.history["loss"][-1]), 3)))
+    0.0
+
+    Reference: Nash, Newton-type minimization via the Lanczos method (1984);
+    https://docs.scipy.org/doc/scipy/reference/optimize.minimize-tnc.html
+    """
+
+    method = "TNC"
+
+
+@keras.saving.register_keras_serializable("kormos_opt")
+class COBYLA(_Named):
+    """Linear models on a simplex, without derivatives: a few weights under constraints.
+
+    The loss and the constraints are interpolated linearly on a simplex, inside a trust region that shrinks.
+
+    Args:
+        tol: As in scipy. Defaults to `None`.
+        options: Options of scipy's COBYLA, handed over as they are. Defaults to `None`.
+        bounds: As `ScipyBatchOptimizer` takes them. Defaults to `None`.
+        constraints: As `ScipyBatchOptimizer` takes them. Defaults to `None`.
+        **kwargs: The other arguments of `ScipyBatchOptimizer`.
+
+    Example:
+
+    >>> import keras, kormos_opt, numpy as np
+    >>> x = np.linspace(-1, 1, 50)[:, None]
+    >>> model = keras.Sequential([keras.layers.Dense(1)])
+    >>> model.compile(optimizer=kormos_opt.COBYLA(), loss="mse")
+    >>> history = model.fit(x, 2 * x + 1, epochs=300, verbose=0)
+    >>> print(abs(round(float(history.history["loss"][-1]), 3)))
+    0.0
+
+    Reference: Powell, A direct search optimization method that models the objective and constraint functions by linear
+    interpolation (1994);
+    https://docs.scipy.org/doc/scipy/reference/optimize.minimize-cobyla.html
+    """
+
+    method = "COBYLA"
+
+
+@keras.saving.register_keras_serializable("kormos_opt")
+class COBYQA(_Named):
+    """Quadratic models without derivatives: a few weights, with bounds and constraints.
+
+    scipy calls back once per evaluation of the loss, so an epoch is one evaluation, the first 2n + 1 of which only
+    build the model.
+
+    Args:
+        tol: As in scipy. Defaults to `None`.
+        options: Options of scipy's COBYQA, handed over as they are. Defaults to `None`.
+        bounds: As `ScipyBatchOptimizer` takes them. Defaults to `None`.
+        constraints: As `ScipyBatchOptimizer` takes them. Defaults to `None`.
+        **kwargs: The other arguments of `ScipyBatchOptimizer`.
+
+    Example:
+
+    >>> import keras, kormos_opt, numpy as np
+    >>> x = np.linspace(-1, 1, 50)[:, None]
+    >>> model = keras.Sequential([keras.layers.Dense(1)])
+    >>> model.compile(optimizer=kormos_opt.COBYQA(), loss="mse")
+    >>> history = model.fit(x, 2 * x + 1, epochs=60, verbose=0)
+    >>> print(abs(round(float(history.history["loss"][-1]), 3)))
+    0.0
+
+    Reference: Ragonneau, Model-Based Derivative-Free Optimization Methods and Software (2022);
+    https://docs.scipy.org/doc/scipy/reference/optimize.minimize-cobyqa.html
+    """
+
+    method = "COBYQA"
+
+
+@keras.saving.register_keras_serializable("kormos_opt")
+class SLSQP(_Named):
+    """Sequential quadratic programming: up to some hundred weights under smooth constraints.
+
+    Every iteration solves a quadratic program of the loss and the linearized constraints, n^3 arithmetic.
+
+    Args:
+        tol: As in scipy. Defaults to `None`.
+        options: Options of scipy's SLSQP, handed over as they are. Defaults to `None`.
+        bounds: As `ScipyBatchOptimizer` takes them. Defaults to `None`.
+        constraints: As `ScipyBatchOptimizer` takes them. Defaults to `None`.
+        **kwargs: The other arguments of `ScipyBatchOptimizer`.
+
+    Example:
+
+    >>> import keras, kormos_opt, numpy as np
+    >>> x = np.linspace(-1, 1, 50)[:, None]
+    >>> model = keras.Sequential([keras.layers.Dense(1)])
+    >>> model.compile(optimizer=kormos_opt.SLSQP(), loss="mse")
+    >>> history = model.fit(x, 2 * x + 1, epochs=30, verbose=0)
+    >>> print(abs(round(float(history.history["loss"][-1]), 3)))
+    0.0
+
+    Reference: Kraft, A software package for sequential quadratic programming (1988);
+    https://docs.scipy.org/doc/scipy/reference/optimize.minimize-slsqp.html
+    """
+
+    method = "SLSQP"
+
+
+@keras.saving.register_keras_serializable("kormos_opt")
+class TrustConstr(_Named):
+    """A trust-region method for constraints of all kinds, with exact Hessian-vector products.
+
+    Without inequalities it is the Byrd-Omojokun method, with them a barrier method.
+
+    Args:
+        tol: As in scipy. Defaults to `None`.
+        options: Options of scipy's trust-constr, handed over as they are. Defaults to `None`.
+        bounds: As `ScipyBatchOptimizer` takes them. Defaults to `None`.
+        constraints: As `ScipyBatchOptimizer` takes them. Defaults to `None`.
+        **kwargs: The other arguments of `ScipyBatchOptimizer`.
+
+    Example:
+
+    >>> import keras, kormos_opt, numpy as np
+    >>> x = np.linspace(-1, 1, 50)[:, None]
+    >>> model = keras.Sequential([keras.layers.Dense(1)])
+    >>> model.compile(optimizer=kormos_opt.TrustConstr(), loss="mse")
+    >>> history = model.fit(x, 2 * x + 1, epochs=30, verbose=0)
+    >>> print(abs(round(float(history.history["loss"][-1]), 3)))
+    0.0
+
+    Reference: Byrd, Hribar and Nocedal, An interior point algorithm for large-scale nonlinear programming (1999);
+    https://docs.scipy.org/doc/scipy/reference/optimize.minimize-trustconstr.html
+    """
+
+    method = "trust-constr"
+
+
+@keras.saving.register_keras_serializable("kormos_opt")
+class Dogleg(_Named):
+    """The dogleg trust-region method with the full Hessian, which has to be positive definite.
+
+    For convex losses such as those of generalized linear models. The Hessian costs n products in every iteration.
+
+    Args:
+        tol: As in scipy. Defaults to `None`.
+        options: Options of scipy's dogleg, handed over as they are. Defaults to `None`.
+        bounds: None are taken. Defaults to `None`.
+        constraints: None are taken. Defaults to `None`.
+        **kwargs: The other arguments of `ScipyBatchOptimizer`.
+
+    Example:
+
+    >>> import keras, kormos_opt, numpy as np
+    >>> x = np.linspace(-1, 1, 50)[:, None]
+    >>> model = keras.Sequential([keras.layers.Dense(1)])
+    >>> model.compile(optimizer=kormos_opt.Dogleg(), loss="mse")
+    >>> history = model.fit(x, 2 * x + 1, epochs=20, verbose=0)
+    >>> print(abs(round(float(history.history["loss"][-1]), 3)))
+    0.0
+
+    Reference: Nocedal and Wright, Numerical Optimization (2006), section 4.1;
+    https://docs.scipy.org/doc/scipy/reference/optimize.minimize-dogleg.html
+    """
+
+    method = "dogleg"
+
+
+@keras.saving.register_keras_serializable("kormos_opt")
+class TrustNCG(_Named):
+    """Newton's method in a trust region, by conjugate gradients: goes on where the Hessian is not positive definite.
+
+    Steihaug's method: the inner iteration stops at the region's edge or at negative curvature and takes what it has.
+
+    Args:
+        tol: As in scipy. Defaults to `None`.
+        options: Options of scipy's trust-ncg, handed over as they are. Defaults to `None`.
+        bounds: None are taken. Defaults to `None`.
+        constraints: None are taken. Defaults to `None`.
+        **kwargs: The other arguments of `ScipyBatchOptimizer`.
+
+    Example:
+
+    >>> import keras, kormos_opt, numpy as np
+    >>> x = np.linspace(-1, 1, 50)[:, None]
+    >>> model = keras.Sequential([keras.layers.Dense(1)])
+    >>> model.compile(optimizer=kormos_opt.TrustNCG(), loss="mse")
+    >>> history = model.fit(x, 2 * x + 1, epochs=20, verbose=0)
+    >>> print(abs(round(float(history.history["loss"][-1]), 3)))
+    0.0
+
+    Reference: Nocedal and Wright, Numerical Optimization (2006), section 7.1;
+    https://docs.scipy.org/doc/scipy/reference/optimize.minimize-trustncg.html
+    """
+
+    method = "trust-ncg"
+
+
+@keras.saving.register_keras_serializable("kormos_opt")
+class TrustExact(_Named):
+    """A trust-region method that solves every subproblem almost exactly, with the full Hessian.
+
+    The fewest iterations of all, for small and hard problems: n products and several factorizations in each.
+
+    Args:
+        tol: As in scipy. Defaults to `None`.
+        options: Options of scipy's trust-exact, handed over as they are. Defaults to `None`.
+        bounds: None are taken. Defaults to `None`.
+        constraints: None are taken. Defaults to `None`.
+        **kwargs: The other arguments of `ScipyBatchOptimizer`.
+
+    Example:
+
+    >>> import keras, kormos_opt, numpy as np
+    >>> x = np.linspace(-1, 1, 50)[:, None]
+    >>> model = keras.Sequential([keras.layers.Dense(1)])
+    >>> model.compile(optimizer=kormos_opt.TrustExact(), loss="mse")
+    >>> history = model.fit(x, 2 * x + 1, epochs=20, verbose=0)
+    >>> print(abs(round(float(history.history["loss"][-1]), 3)))
+    0.0
+
+    Reference: Conn, Gould and Toint, Trust-Region Methods (2000), section 7.3;
+    https://docs.scipy.org/doc/scipy/reference/optimize.minimize-trustexact.html
+    """
+
+    method = "trust-exact"
+
+
+@keras.saving.register_keras_serializable("kormos_opt")
+class TrustKrylov(_Named):
+    """A trust-region method on Krylov subspaces: trust-ncg that goes on along the region's edge.
+
+    Needs fewer iterations than trust-ncg where the Hessian is indefinite, and more products in each.
+
+    Args:
+        tol: As in scipy. Defaults to `None`.
+        options: Options of scipy's trust-krylov, handed over as they are. Defaults to `None`.
+        bounds: None are taken. Defaults to `None`.
+        constraints: None are taken. Defaults to `None`.
+        **kwargs: The other arguments of `ScipyBatchOptimizer`.
+
+    Example:
+
+    >>> import keras, kormos_opt, numpy as np
+    >>> x = np.linspace(-1, 1, 50)[:, None]
+    >>> model = keras.Sequential([keras.layers.Dense(1)])
+    >>> model.compile(optimizer=kormos_opt.TrustKrylov(), loss="mse")
+    >>> history = model.fit(x, 2 * x + 1, epochs=20, verbose=0)
+    >>> print(abs(round(float(history.history["loss"][-1]), 3)))
+    0.0
+
+    Reference: Lenders, Kirches and Potschka, trlib: a vector-free implementation of the GLTR method (2016);
+    https://docs.scipy.org/doc/scipy/reference/optimize.minimize-trustkrylov.html
+    """
+
+    method = "trust-krylov"
