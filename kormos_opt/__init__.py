@@ -1,10 +1,13 @@
 """Deterministic full-batch solvers for plain Keras 3 models.
 
-    keras_hook      Model.fit meets one of our optimizers and asks it for the train function
-    train_function  one epoch of the stock loop is one iteration of the solver
-    solver_run      a solver's requests are answered with evaluations
-    solvers         what asks: scipy.optimize.minimize, suspended between two requests
+    optimizers      what a user compiles with
+    training        one fit: an epoch of the stock loop is an iteration of a solver
+    stages          what a fit is told to do: method, options, bounds, constraints
+    solvers         what asks: coroutines in numpy, scipy in a suspended thread
+    graph_solvers   what asks from inside the graph
     objective       what answers: f(x) and its gradient over the full batch, from the model's own train step
+    data            all rows of a fit
+    keras_internals where `Model.fit` meets one of our optimizers, and every other private name of Keras
 
 Example:
 
@@ -26,9 +29,8 @@ if keras.backend.backend() != "tensorflow":
         'Set os.environ["KERAS_BACKEND"] = "tensorflow" before the first import of keras.'
     )
 
-from kormos_opt import models, optimizers
+from kormos_opt import models, optimizers, solvers
 from kormos_opt.keras_internals import hook, xla_gradients
-from kormos_opt.optimizers.batch_optimizer import ScipyBatchOptimizer
 from kormos_opt.optimizers.methods import (
     BFGS,
     CG,
@@ -46,6 +48,7 @@ from kormos_opt.optimizers.methods import (
     TrustKrylov,
     TrustNCG,
 )
+from kormos_opt.optimizers.scipy_batch_optimizer import ScipyBatchOptimizer
 from kormos_opt.stages.constraints import VariableConstraint
 
 __version__ = "0.1.0"
@@ -69,6 +72,7 @@ __all__ = [
     "VariableConstraint",
     "models",
     "optimizers",
+    "solvers",
 ]
 
 hook.install(optimizers.find, optimizers.NAMES)

@@ -13,11 +13,11 @@ class Evaluation(NamedTuple):
         fun: f(x).
         jac: Its gradient, float64 of shape `(n,)`, or `None` where it was not asked for.
         logs: What the train step returned for the last chunk: the metrics over all rows, as tensors.
-        averages: The BatchNorm averages after a pass at `x`, as tensors.
+        moving_statistics: Those of BatchNorm after a pass at `x`, as tensors.
     """
 
     x: np.ndarray
     fun: float
     jac: np.ndarray | None
     logs: dict
-    averages: list
+    moving_statistics: list

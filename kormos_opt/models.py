@@ -9,10 +9,11 @@ import warnings
 import keras
 import numpy as np
 
-from kormos_opt.optimizers.batch_optimizer import ScipyBatchOptimizer
-from kormos_opt.solvers import scipy_methods, scipy_options
+from kormos_opt.optimizers.scipy_batch_optimizer import ScipyBatchOptimizer
+from kormos_opt.solvers import registry
+from kormos_opt.stages.plan import DEFAULT_METHOD, NAMES
 
-_SOLVER_ARGUMENTS = ("method", "options", "pretrain_fn", "bounds", "constraints", "tol")
+_SOLVER_ARGUMENTS = tuple(name for name in NAMES if name != "epochs")  # which `fit` has already
 _BATCH_SIZE = 1024
 
 
@@ -54,12 +55,7 @@ class _BatchOptimized:
         max_queue_size=10,
         workers=1,
         use_multiprocessing=False,
-        pretrain_fn=None,
-        method=None,
-        options=None,
-        bounds=None,
-        constraints=None,
-        tol=None,
+        **arguments,
     ) -> keras.callbacks.History:
         """Trains with the whole of the data in every iteration.
 
@@ -71,12 +67,8 @@ class _BatchOptimized:
             max_queue_size: Keras 3 has moved it to `PyDataset`. Leave it alone, like the next two.
             workers: The same.
             use_multiprocessing: The same.
-            pretrain_fn: As in `ScipyBatchOptimizer`, over whose settings this and the following take precedence.
-            method: As in `ScipyBatchOptimizer`.
-            options: As in `ScipyBatchOptimizer`; options that scipy does not know are left out with a warning.
-            bounds: As in `ScipyBatchOptimizer`.
-            constraints: As in `ScipyBatchOptimizer`.
-            tol: As in `ScipyBatchOptimizer`.
+            **arguments: Those of a stage, as in `ScipyBatchOptimizer`, over whose settings they take precedence.
+                Options that the method does not know are left out with a warning.
 
         Returns:
             The history, with kormos's columns `loss`, `grad`, `fg_evals`, `hessp_evals`.
@@ -97,10 +89,11 @@ class _BatchOptimized:
             )
         usual_batch_size = optimizer.batch_size
         stages = list(epochs) if isinstance(epochs, (list, tuple)) else None
-        arguments = {"options": _known(options, method, optimizer), "pretrain_fn": pretrain_fn, "method": method}
+        _refuse_unknown(arguments)
+        arguments["options"] = _known(arguments.get("options"), arguments.get("method"), optimizer)
         try:
             optimizer.batch_size = batch_size or usual_batch_size or _BATCH_SIZE
-            with optimizer.planned(epochs=stages, bounds=bounds, constraints=constraints, tol=tol, **arguments):
+            with optimizer.planned(epochs=stages, **arguments):
                 return super().fit(
                     x,
                     y,
@@ -123,18 +116,27 @@ class _BatchOptimized:
             optimizer.batch_size = usual_batch_size
 
 
+def _refuse_unknown(arguments):
+    unknown = arguments.keys() - set(_SOLVER_ARGUMENTS)
+    if unknown:
+        raise TypeError(
+            f"Expected arguments of keras.Model.fit, or {', '.join(_SOLVER_ARGUMENTS)}. "
+            f"Received: {', '.join(sorted(unknown))}. Leave them out."
+        )
+
+
 def _known(options, method, optimizer):
     """The options that scipy knows, stage by stage: kormos passed on the others, which scipy ignored with a warning."""
     if options is None:
         return None
     names = method if isinstance(method, (list, tuple)) else [method] if method else None
-    names = [name or "L-BFGS-B" for name in names or [stage.name for stage in optimizer.stages]]
+    names = [name or DEFAULT_METHOD for name in names or [stage.name for stage in optimizer.stages]]
     listed = list(options) if isinstance(options, (list, tuple)) else [options] * len(names)
     names = names * len(listed) if len(names) == 1 else names
     kept, unknown = [], set()
     for name, each in zip(names, listed, strict=False):
-        found = scipy_methods.method(name)
-        known = scipy_options.known_options(found.name)
+        found = registry.find(name)
+        known = found.options
         kept.append({option: value for option, value in (each or {}).items() if option in known})
         unknown |= {
             f"{option} ({found.name} knows {', '.join(sorted(known))})" for option in (each or {}).keys() - known.keys()

@@ -1,1 +1,1 @@
-"""Solvers in TensorFlow operations, which run inside the graph. Know no scipy and no model."""
+"""Solvers in TensorFlow operations, which run inside the graph. They know no scipy and no model."""

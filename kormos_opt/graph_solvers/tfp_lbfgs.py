@@ -1,4 +1,4 @@
-"""`tfp.optimizer.lbfgs_minimize`, one iteration per call, for use inside a `tf.function`.
+"""L-BFGS of TensorFlow Probability, one iteration a call.
 
 TFP is imported here alone, and on first use. Its own tests of convergence are switched off: with a tolerance of 0 they
 end a float32 run whose f has not changed as converged, and the relative one is wrong for negative f.
@@ -6,86 +6,72 @@ end a float32 run whose f has not changed as converged, and the relative one is 
 
 import functools
 import importlib.util
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
 
-import numpy as np
 import tensorflow as tf
+
+from kormos_opt.graph_solvers.variables import OPTIONS
+from kormos_opt.solvers.registry import Method, register
 
 _NEVER = -1.0
 
 
-class State(NamedTuple):
-    """What L-BFGS knows between two iterations, float64.
-
-    Attributes:
-        position: x, of shape `(n,)`.
-        objective_value: f(x).
-        objective_gradient: Its gradient, of shape `(n,)`.
-        position_deltas: The last changes of x, of shape `(memory, n)`, newest last.
-        gradient_deltas: The last changes of the gradient, of shape `(memory, n)`.
-    """
-
-    position: tf.Tensor
-    objective_value: tf.Tensor
-    objective_gradient: tf.Tensor
-    position_deltas: tf.Tensor
-    gradient_deltas: tf.Tensor
-
-
-def iterate(
-    value_and_gradients: Callable, state: State, num_iterations: tf.Tensor, max_line_search_iterations: int
-) -> tuple[State, tf.Tensor]:
-    """One iteration of L-BFGS with the Hager-Zhang line search.
+def variables(size: int, options: Mapping) -> dict[str, tuple[int, ...]]:
+    """The shapes of what L-BFGS remembers between two iterations.
 
     Args:
-        value_and_gradients: f and its gradient at a float64 tensor of shape `(n,)`.
-        state: Where the iteration starts.
-        num_iterations: How many there were before: of so many changes, at most, TFP makes use.
-        max_line_search_iterations: Of the line search.
+        size: n, the number of weights.
+        options: Those of the row below. `memory` is the number of correction pairs.
 
     Returns:
-        The next state, and whether the line search failed or ended above the f where it began; then the state is the
-        one it was.
+        x, f(x) and its gradient; the last changes of x and of the gradient, newest last.
+    """
+    return {
+        "position": (size,),
+        "objective_value": (),
+        "objective_gradient": (size,),
+        "position_deltas": (options["memory"], size),
+        "gradient_deltas": (options["memory"], size),
+    }
 
-    Reference: https://www.tensorflow.org/probability/api_docs/python/tfp/optimizer/lbfgs_minimize;
-    Hager and Zhang, A new conjugate gradient method with guaranteed descent and an efficient line search (2005).
+
+def step(
+    value_and_gradient: Callable, state: Mapping[str, tf.Tensor], nit: tf.Tensor, options: Mapping
+) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+    """One iteration with the line search of Hager and Zhang.
+
+    Args:
+        value_and_gradient: f and its gradient at a float64 tensor of shape `(n,)`.
+        state: Tensors by the names of `variables`: where the iteration starts.
+        nit: Number of iterations so far; TFP uses at most that many correction pairs.
+        options: Those of the row below. `maxls` bounds the iterations of the line search.
+
+    Returns:
+        The next state, and whether the line search failed or ended above the f where it began. Then the state is the
+        one it was.
     """
     lbfgs = _lbfgs()
     previous = lbfgs.LBfgsOptimizerResults(
         converged=tf.constant(False),
         failed=tf.constant(False),
-        num_iterations=num_iterations,
+        num_iterations=nit,
         num_objective_evaluations=tf.constant(0),
-        **state._asdict(),
+        **state,
     )
     after = lbfgs.minimize(
-        value_and_gradients,
+        value_and_gradient,
         initial_position=None,
         previous_optimizer_results=previous,
-        num_correction_pairs=state.position_deltas.shape[0],
+        num_correction_pairs=options["memory"],
         tolerance=_NEVER,
         x_tolerance=_NEVER,
         f_relative_tolerance=_NEVER,
         f_absolute_tolerance=_NEVER,
-        max_iterations=num_iterations + 1,
-        max_line_search_iterations=max_line_search_iterations,
+        max_iterations=nit + 1,
+        max_line_search_iterations=options["maxls"],
     )
-    failed = after.failed | ~(after.objective_value <= state.objective_value)
-    chosen = {name: tf.where(failed, getattr(state, name), getattr(after, name)) for name in State._fields}
-    return State(**chosen), failed
-
-
-def wall(state: State, x: tf.Tensor, fun: tf.Tensor, jac: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """`fun` and `jac` at `x`; if they are not finite, those of a parabola with its minimum a quarter of the way there.
-
-    The same as in `solvers/safeguards.py`, where it is explained.
-    """
-    step = x - state.position
-    slope = tf.minimum(tf.reduce_sum(state.objective_gradient * step), -np.finfo(float).tiny)
-    is_finite = tf.math.is_finite(fun) & tf.reduce_all(tf.math.is_finite(jac))
-    fun = tf.where(is_finite, fun, state.objective_value - slope)
-    return fun, tf.where(is_finite, jac, tf.math.divide_no_nan(-3 * slope, tf.reduce_sum(step * step)) * step)
+    failed = after.failed | ~(after.objective_value <= state["objective_value"])
+    return {name: tf.where(failed, value, getattr(after, name)) for name, value in state.items()}, failed
 
 
 def check_installed() -> None:
@@ -103,3 +89,19 @@ def _lbfgs():
     from tensorflow_probability.python.optimizer import lbfgs
 
     return lbfgs
+
+
+register(
+    Method(
+        "L-BFGS-TFP",
+        variables=variables,
+        step=step,
+        check_installed=check_installed,
+        options={**OPTIONS, "maxls": 30, "memory": 10},
+        tolerances=("ftol", "gtol"),
+        reference=(
+            "Hager and Zhang, A new conjugate gradient method with guaranteed descent and an efficient line search "
+            "(2005);\nhttps://www.tensorflow.org/probability/api_docs/python/tfp/optimizer/lbfgs_minimize"
+        ),
+    )
+)

@@ -1,210 +1,238 @@
-"""One pass over the full batch: what a function of its chunks adds up to, at one point x.
+"""One pass over the full batch at one point x: assigns x, adds up, and puts the model's state back.
 
-A pass over whole tensors is one call of one `tf.function`, a loop over slices. XLA, where the model asks for it, goes
-around one chunk: around the loop it would copy the whole tensors at every turn. A pass over batches can stop between
-any two of them.
+A pass over whole tensors is one call of one `tf.function`. A pass over batches can stop between any two of them. Where
+the rows are is the business of a part:
+
+    OneReplica      all of them in this process
+    ReplicaPass     each replica of a strategy has its own
 """
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import keras
 import tensorflow as tf
 
 from kormos_opt.data.full_batch import WholeTensors
-from kormos_opt.data.rows import rows_of, slice_rows
 from kormos_opt.keras_internals import tracing
+from kormos_opt.objective.chunk_sums import ChunkSums, Quantity, Structure, compiled, flat
 from kormos_opt.objective.model_state import ModelState
 
 
-class Terms(NamedTuple):
-    """What a pass adds up.
-
-    Attributes:
-        of_chunk: Called as `of_chunk(point, chunk, rows, totals)`, where `point` is a tuple of tensors that begins with
-            x. Returns a tuple of float64 terms and the logs.
-        shapes: Their shapes, called with `point`.
-        logs: Returns the shapes and dtypes of the logs, once a chunk was traced.
-    """
-
-    of_chunk: Callable
-    shapes: Callable
-    logs: Callable = dict
-
-    def zeros(self, point) -> tuple:
-        """The sums to start from."""
-        return tuple(tf.zeros(shape, tf.float64) for shape in self.shapes(*point))
-
-
-class Outcome(NamedTuple):
+class PassResult(NamedTuple):
     """What a pass gives.
 
     Attributes:
         sums: The terms of all rows.
-        averages: The BatchNorm averages it has led to.
+        moving_statistics: Those of BatchNorm that it has led to.
         logs: The logs of its last chunk: the metrics over all rows.
     """
 
     sums: tuple
-    averages: list
+    moving_statistics: list
     logs: dict
+
+
+class Accumulator(NamedTuple):
+    """A pass over batches that is not over.
+
+    Attributes:
+        before: The model's state before the pass.
+        local: What was added up so far, as the part keeps it.
+    """
+
+    before: list
+    local: Any
+
+
+class Part(Protocol):
+    """Adds up where the rows are. It never puts the model's state back."""
+
+    is_alone: bool
+
+    def graph(self, point, chunk, total_rows, loss_denominators) -> tf.Graph | None:
+        """The graph of one chunk; `None` when run eagerly."""
+
+    def whole(self, structure: Structure, rows_per_chunk: int, one_chunk: bool, point, total_rows, denominators, *data):
+        """What all chunks of whole tensors add up to, with the state that they have led to."""
+
+    def start(self, point):
+        """The sums to start from."""
+
+    def add(self, local, point, chunk, total_rows, loss_denominators):
+        """The sums with one more batch."""
+
+    def taken(self, local, point):
+        """The sums, with the state that the batches have led to."""
+
+    def total(self, taken, point) -> PassResult:
+        """The result of all processes from what this one has `taken`."""
+
+    def save(self) -> Any:
+        """The state of the model between two batches."""
+
+    def restore(self, moved) -> None:
+        """Goes back to where `save` was called."""
+
+    def give_up(self, point) -> None:
+        """Tells other processes that this one cannot go on."""
 
 
 class FullPass:
     """Adds up the terms of all chunks.
 
     Args:
-        model: The model, whose `run_eagerly` and `jit_compile` say how to run.
+        model: The model.
         state: What a pass moves in the model.
         assign: Makes a vector x the model's weights.
-        terms: What is added up.
-        rows_done: A counter of rows.
+        part: What adds up where the rows are.
     """
 
-    def __init__(self, model: keras.Model, state: ModelState, assign: Callable, terms: Terms, rows_done: tf.Variable):
+    def __init__(self, model: keras.Model, state: ModelState, assign: Callable, part: Part):
         self._eager = model.run_eagerly
-        self._rows_done = rows_done
         self._state = state
         self._assign = assign
-        self._terms = terms
-        self._of_chunk = self.compiled(terms.of_chunk, jit_compile=model.jit_compile)
-        self._begin = self.compiled(self._run_begin)
-        self._finish = self.compiled(self._run_finish)
-        self._whole = functools.cache(lambda *cut: self.compiled(functools.partial(self._run_whole, *cut)))
+        self._part = part
+        self._begin = compiled(self._run_begin, self._eager)
+        self._whole = functools.cache(
+            lambda exact, *cut: compiled(functools.partial(self._run_whole, *cut), self._eager, exact)
+        )
+        self.graph = part.graph
 
-    def compiled(self, function: Callable, exact: bool = False, **options) -> Callable:
-        """A `tf.function` of `function`, unless the model runs eagerly; with `exact`, one that knows all shapes."""
-        if self._eager:
-            return function
-        return tf.function(function, autograph=False, reduce_retracing=not exact, **options)
-
-    def graph(self, point, chunk, rows, totals) -> tf.Graph | None:
-        """The graph of one chunk, traced for these specifications; `None` when run eagerly."""
-        return None if self._eager else self._of_chunk.get_concrete_function(point, chunk, rows, totals).graph
-
-    def over_whole(self, full_batch: WholeTensors, rows_per_chunk: int, rows: tf.Tensor, totals: tf.Tensor) -> Callable:
-        """The pass over whole tensors, as a function of the tuple `point` that returns an `Outcome`.
+    def over_whole(
+        self, full_batch: WholeTensors, rows_per_chunk: int, rows: tf.Tensor, loss_denominators: tf.Tensor
+    ) -> Callable:
+        """The pass over whole tensors, as a function of the tuple `point` that returns a `PassResult`.
 
         One concrete function of flat tensors: a call costs a fraction of what calling a `tf.function` does.
         """
+        if self._eager or not self._part.is_alone:
+            run, data = self.inside(full_batch, rows_per_chunk)
+            return lambda point: run(point, rows, loss_denominators, *data)
         data, structure = flat(full_batch.data)
-        run = self._whole(structure, rows_per_chunk, full_batch.rows <= rows_per_chunk)
+        run = self._whole(False, structure, rows_per_chunk, full_batch.rows <= rows_per_chunk)
         call = None
 
         def over_whole(point):
             nonlocal call
-            if self._eager:
-                return run(point, rows, totals, *data)
             if call is None:
                 specs = tuple(tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in point)
-                call = tracing.flat_call(run.get_concrete_function(specs, rows, totals, *data))
-            return call(*point, rows, totals, *data)
+                call = tracing.flat_call(run.get_concrete_function(specs, rows, loss_denominators, *data))
+            return call(*point, rows, loss_denominators, *data)
 
         return over_whole
 
     def inside(self, full_batch: WholeTensors, rows_per_chunk: int) -> tuple[Callable, tuple]:
-        """The pass over whole tensors, for use inside a `tf.function` of the caller.
+        """The pass over whole tensors, for use inside a `tf.function` of the caller too.
 
         Returns:
-            A function of `point, rows, totals` and the flat tensors, which returns an `Outcome`; and the flat tensors.
+            A function of `point, rows, loss_denominators` and the flat tensors, which returns a `PassResult`; and the
+            flat tensors.
         """
         data, structure = flat(full_batch.data)
-        cut = structure, rows_per_chunk, full_batch.rows <= rows_per_chunk
-        return self.compiled(functools.partial(self._run_whole, *cut), exact=True), data
+        whole = self._whole(True, structure, rows_per_chunk, full_batch.rows <= rows_per_chunk)
 
-    def begin(self, point):
-        """Starts a pass over batches. Returns what `add` adds to."""
+        def run(point, rows, loss_denominators, *data):
+            return self._part.total(whole(point, rows, loss_denominators, *data), point)
+
+        return run, data
+
+    def begin(self, point) -> Accumulator:
+        """Starts a pass over batches."""
         before = self._begin(point[0])
-        return before, self._terms.zeros(point), {}
+        return Accumulator(before, self._part.start(point))
 
-    def add(self, tally, point, chunk, rows: tf.Tensor, totals: tf.Tensor):
+    def add(self, accumulator: Accumulator, point, chunk, rows: tf.Tensor, loss_denominators: tf.Tensor) -> Accumulator:
         """Adds a batch."""
-        before, sums, _ = tally
-        terms, logs = self._of_chunk(point, chunk, rows, totals)
-        self._rows_done.assign_add(tf.cast(rows_of(chunk), tf.int64))
-        return before, _added(sums, terms), logs
+        return accumulator._replace(local=self._part.add(accumulator.local, point, chunk, rows, loss_denominators))
 
-    def end(self, tally, point) -> Outcome:
+    def end(self, accumulator: Accumulator, point) -> PassResult:
         """Ends a pass over batches."""
-        before, sums, logs = tally
-        return Outcome(sums, self._finish(before), logs)
+        taken = self._part.taken(accumulator.local, point)
+        self._state.restore(accumulator.before)
+        return self._part.total(taken, point)
 
-    def suspend(self, tally):
+    def suspend(self, accumulator: Accumulator):
         """Puts the model's state back between two batches. Returns what `resume` needs."""
-        moved = self._state.save_all()
-        self._state.restore(tally[0])
+        moved = self._part.save()
+        self._state.restore(accumulator.before)
         return moved
 
     def resume(self, point, moved) -> None:
         """Goes back to where `suspend` was called."""
         self._assign(point[0])
-        self._state.restore_all(moved)
+        self._part.restore(moved)
 
-    def give_up(self, tally, point) -> None:
+    def give_up(self, accumulator: Accumulator, point) -> None:
         """Ends a pass over batches that cannot go on."""
-        self._state.restore(tally[0])
+        self._state.restore(accumulator.before)
+        self._part.give_up(point)
 
     def _run_begin(self, x):
         self._assign(x)
-        self._state.reset_metrics()
         return self._state.save()
 
-    def _run_finish(self, before):
-        averages = [tf.identity(variable.value) for variable in self._state.averages]
-        self._state.restore(before)
-        return averages
-
-    def _run_whole(self, structure, rows_per_chunk, one_chunk, point, total_rows, totals, *flat):
+    def _run_whole(self, structure, rows_per_chunk, one_chunk, point, total_rows, loss_denominators, *data):
         before = self._run_begin(point[0])
+        taken = self._part.whole(structure, rows_per_chunk, one_chunk, point, total_rows, loss_denominators, *data)
+        self._state.restore(before)
+        return taken
+
+
+class OneReplica:
+    """The part of a process that has all rows.
+
+    Args:
+        model: The model.
+        state: What a pass moves in the model.
+        quantity: What is added up.
+        rows_done: A counter of rows.
+    """
+
+    is_alone = True
+
+    def __init__(self, model: keras.Model, state: ModelState, quantity: Quantity, rows_done: tf.Variable):
+        self._chunks = ChunkSums(model, quantity, rows_done)
+        self._state = state
+        self._reset = compiled(state.reset_metrics, model.run_eagerly)
+        self._statistics = compiled(state.save_moving_statistics, model.run_eagerly)
+        self.graph = self._chunks.graph
+
+    def whole(self, structure, rows_per_chunk, one_chunk, point, total_rows, loss_denominators, *data):
+        """All chunks of whole tensors."""
+        self._state.reset_metrics()
         rows = None if one_chunk else tf.cast(total_rows, tf.int32)
-        sums, logs = self._add_chunks(structure.fill(flat), rows, rows_per_chunk, point, total_rows, totals)
-        return Outcome(sums, self._run_finish(before), logs)
+        sums, logs = self._chunks.over(structure.fill(data), rows, rows_per_chunk, point, total_rows, loss_denominators)
+        return PassResult(sums, self._state.save_moving_statistics(), logs)
 
-    def _add_chunks(self, data, rows, rows_per_chunk, point, total_rows, totals):
-        """The sums over `rows` rows, and the last logs; with `rows=None` over all of them at once."""
-        if rows is None:
-            return self._of_chunk(point, data, total_rows, totals)
-        start_of_last = (rows - 1) // rows_per_chunk * rows_per_chunk
+    def start(self, point):
+        """Zeros, and no logs yet."""
+        self._reset()
+        return self._chunks.quantity.zeros(point), {}
 
-        def add(start, *sums):
-            terms, _ = self._of_chunk(point, slice_rows(data, start, rows_per_chunk), total_rows, totals)
-            self._rows_done.assign_add(rows_per_chunk)
-            return start + rows_per_chunk, *_added(sums, terms)
+    def add(self, local, point, chunk, total_rows, loss_denominators):
+        """One more batch."""
+        sums, logs = self._chunks.add(local[0], point, chunk, total_rows, loss_denominators)
+        self._chunks.count(chunk)
+        return sums, logs
 
-        start, *sums = tf.while_loop(
-            lambda start, *_: start < start_of_last,
-            add,
-            (tf.constant(0), *self._terms.zeros(point)),
-            parallel_iterations=1,
-        )
-        terms, logs = self._of_chunk(point, slice_rows(data, start, rows_per_chunk), total_rows, totals)
-        return _added(sums, terms), logs
+    def taken(self, local, point):
+        """The result of all rows."""
+        sums, logs = local
+        return PassResult(sums, self._statistics(), logs)
 
+    def total(self, taken: PassResult, point) -> PassResult:
+        """What was taken: there are no others."""
+        return taken
 
-class _Structure:
-    """Where the tensors of a batch belong; equal for batches of one structure, so that they share a trace."""
+    def save(self):
+        """The state of the model between two batches."""
+        return self._state.save_all()
 
-    def __init__(self, structure):
-        self._structure = structure
+    def restore(self, moved) -> None:
+        """Goes back to where `save` was called."""
+        self._state.restore_all(moved)
 
-    def __eq__(self, other):
-        return repr(self._structure) == repr(other._structure)
-
-    def __hash__(self):
-        return hash(repr(self._structure))
-
-    def fill(self, tensors):
-        """The batch with these tensors, in order, where there were tensors, `None` elsewhere."""
-        tensors = iter(tensors)
-        return keras.tree.map_structure(lambda there: next(tensors) if there else None, self._structure)
-
-
-def flat(data):
-    """The tensors of a batch, and where they belong."""
-    tensors = tuple(leaf for leaf in keras.tree.flatten(data) if leaf is not None)
-    return tensors, _Structure(keras.tree.map_structure(lambda leaf: leaf is not None, data))
-
-
-def _added(sums, terms):
-    return tuple(total + term for total, term in zip(sums, terms, strict=True))
+    def give_up(self, point) -> None:
+        """There is nobody to tell."""

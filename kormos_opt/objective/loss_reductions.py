@@ -22,17 +22,18 @@ class LossReductions:
     Args:
         rows: Scalar float64 tensor, rows of this chunk.
         total_rows: Scalar float64 tensor, rows of the whole.
-        totals: float64 tensor with the D of every loss that has one, or `None` while they are being counted.
+        loss_denominators: float64 tensor with the D of every loss that has one, or `None` while they are being
+            counted.
 
     Attributes:
-        counts: The part that this chunk has in each D.
+        parts: The part that this chunk has in each D.
         has_scalar: Whether a loss gave one number for the whole chunk.
     """
 
-    def __init__(self, rows: tf.Tensor, total_rows: tf.Tensor, totals: tf.Tensor | None):
+    def __init__(self, rows: tf.Tensor, total_rows: tf.Tensor, loss_denominators: tf.Tensor | None):
         self._share = total_rows / rows
-        self._totals = totals
-        self.counts = []
+        self._denominators = loss_denominators
+        self.parts = []
         self.has_scalar = False
 
     def reduce(self, stock, loss: keras.losses.Loss, y_true, y_pred, values, sample_weight, mask):
@@ -57,12 +58,12 @@ class LossReductions:
         count, added = _count(loss.reduction, values, sample_weight, mask)
         if count is None:
             return stock(values, sample_weight, mask, loss.reduction)
-        self.counts.append(count)
-        if self._totals is None:
+        self.parts.append(count)
+        if self._denominators is None:
             return stock(values, sample_weight, mask, loss.reduction)
         value = stock(values, sample_weight, mask, "sum")
-        total = self._totals[len(self.counts) - 1] + added
-        return value * tf.cast(tf.math.divide_no_nan(self._share, total), value.dtype)
+        denominator = self._denominators[len(self.parts) - 1] + added
+        return value * tf.cast(tf.math.divide_no_nan(self._share, denominator), value.dtype)
 
 
 def _count(reduction, values, sample_weight, mask):

@@ -1,4 +1,4 @@
-"""What a pass over the data moves in a model beside its trainable weights: seeds, BatchNorm averages and metrics."""
+"""What a pass over the data moves in a model beside its weights: seeds, statistics of BatchNorm and metrics."""
 
 import keras
 import tensorflow as tf
@@ -57,18 +57,22 @@ class ModelState:
                 variable.assign(value)
 
     @property
-    def moving_averages(self) -> list[keras.Variable]:
-        """Those of `averages` that f does not depend on: of layers that are not frozen."""
+    def unread_statistics(self) -> list[keras.Variable]:
+        """Those of `moving_statistics` that f does not depend on: of layers that are not frozen."""
         return [variable for layer in self._norms() if layer.trainable for variable in layer.non_trainable_variables]
 
     @property
-    def averages(self) -> list[keras.Variable]:
-        """The moving averages of BatchNormalization."""
+    def moving_statistics(self) -> list[keras.Variable]:
+        """The moving means and variances of BatchNormalization."""
         return [variable for layer in self._norms() for variable in layer.non_trainable_variables]
 
-    def assign_averages(self, values: list[tf.Tensor]) -> None:
-        """Makes the averages those of an evaluation."""
-        for variable, value in zip(self.averages, values, strict=True):
+    def save_moving_statistics(self) -> list[tf.Tensor]:
+        """Their values."""
+        return [tf.identity(variable.value) for variable in self.moving_statistics]
+
+    def assign_moving_statistics(self, values: list[tf.Tensor]) -> None:
+        """Makes them those of an evaluation."""
+        for variable, value in zip(self.moving_statistics, values, strict=True):
             variable.assign(value)
 
     def reset_metrics(self) -> None:

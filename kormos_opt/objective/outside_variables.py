@@ -28,7 +28,7 @@ class OutsideVariables:
     """
 
     def __init__(self, parameters: FlatParameters, state: ModelState, graph: tf.Graph | None):
-        known = (*parameters.variables, *state.metrics, *state.seeds, *state.moving_averages)
+        known = (*parameters.variables, *state.metrics, *state.seeds, *state.unread_statistics)
         ids = {id(variable) for each in known for variable in keras_model.tensorflow_variables(each)}
         if graph is None:
             variables = [variable for each in state.variables for variable in keras_model.tensorflow_variables(each)]

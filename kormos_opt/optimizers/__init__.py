@@ -1,6 +1,6 @@
-"""The optimizers to compile with, by name."""
+"""The optimizers to compile with, by name. Settings only: no tensor, no thread."""
 
-from kormos_opt.optimizers.batch_optimizer import BatchOptimizer, ScipyBatchOptimizer
+from kormos_opt.optimizers.batch_optimizer import BatchOptimizer
 from kormos_opt.optimizers.methods import (
     BFGS,
     CG,
@@ -18,6 +18,8 @@ from kormos_opt.optimizers.methods import (
     TrustKrylov,
     TrustNCG,
 )
+from kormos_opt.optimizers.scipy_batch_optimizer import ScipyBatchOptimizer
+from kormos_opt.solvers import registry
 
 METHODS = (
     NelderMead,
@@ -49,15 +51,17 @@ def find(name: str) -> BatchOptimizer | None:
     Args:
         name: As in `get`.
     """
-    name = name.lower()
-    return NAMES[name]() if name in NAMES else None
+    if name.lower() in NAMES:
+        return NAMES[name.lower()]()
+    return ScipyBatchOptimizer(method=name) if name.lower() in registry.METHODS else None
 
 
 def get(identifier: str | BatchOptimizer) -> BatchOptimizer:
     """The optimizer of that name, in any case, or the one that is handed over.
 
     Args:
-        identifier: `"scipy"`, a method of `scipy.optimize.minimize`, or a `BatchOptimizer`.
+        identifier: `"scipy"`, a method of `scipy.optimize.minimize`, one that `kormos_opt.solvers.register` was given,
+            or a `BatchOptimizer`.
 
     Raises:
         ValueError: For anything else.
@@ -73,4 +77,5 @@ def get(identifier: str | BatchOptimizer) -> BatchOptimizer:
     found = find(identifier) if isinstance(identifier, str) else None
     if found is not None:
         return found
-    raise ValueError(f"Expected a BatchOptimizer or one of {', '.join(NAMES)}. Received: identifier={identifier!r}.")
+    known = ", ".join(dict.fromkeys([*NAMES, *registry.METHODS]))
+    raise ValueError(f"Expected a BatchOptimizer or one of {known}. Received: identifier={identifier!r}.")

@@ -1,28 +1,23 @@
-"""The base of the optimizers to compile with, and the general one: settings, checked when they are given.
+"""The base of the optimizers to compile with: settings, checked when they are given, and what files carry.
 
-What changes during a fit lives elsewhere. `methods.py` has a class for every method.
+What changes during a fit lives in `training/`.
 """
 
-import contextlib
 import weakref
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, TypedDict
+from typing import Literal, TypedDict
 
 import keras
 import numpy as np
-from scipy.optimize import Bounds, OptimizeResult
-from typing_extensions import Never, Unpack
+from scipy.optimize import OptimizeResult
+from typing_extensions import Never
 
+from kormos_opt.graph_solvers.variables import GraphSolverVariables
 from kormos_opt.objective import train_step
 from kormos_opt.objective.model_state import ModelState
 from kormos_opt.optimizers import unknown_arguments
-from kormos_opt.stages import constraints as constraints_module
-from kormos_opt.stages.stage import Plan, is_positive_integer
-from kormos_opt.training.graph_run import Memory
+from kormos_opt.stages.options import is_positive_integer
 from kormos_opt.training.train_function import TrainFunction
 from kormos_opt.training.without_fit import FlatObjective
-
-BoundsLike = Bounds | Sequence[tuple[Any, Any]] | Mapping[str, tuple[Any, Any]] | None
 
 
 class Settings(TypedDict, total=False):
@@ -47,8 +42,8 @@ class BatchOptimizer(keras.optimizers.Optimizer):
         batch_size: Rows that are evaluated at a time. It bounds memory and leaves the result alone. Defaults to `None`:
             as many rows as take about 64 MiB of intermediate results, estimated from the graph. `"auto"` measures
             what the first rows take, inside recurrent layers too, and takes as many as fill an eighth of the memory.
-            A number is an upper limit but for models with BatchNormalization: fewer rows are taken, and it is said,
-            where they would fill an eighth of the memory.
+            A number is an upper limit. If it would need more than 1/8 of the memory, fewer rows are used and a
+            warning is logged. Models with BatchNormalization always use exactly this number.
         max_cache_entries: Points whose values `func`, `grad` and `func_and_grad` keep. Defaults to `10`.
         dtype: Of the flat vector, always `"float64"`, which scipy needs.
         iterations_per_epoch: Solver iterations that make one Keras epoch. More of them spare small problems the cost
@@ -144,6 +139,9 @@ class BatchOptimizer(keras.optimizers.Optimizer):
 
     def _add_solver_variables(self, variables):
         """Makes the variables of a solver that keeps its memory in them."""
+        shapes = self.stages[0].remembered(sum(int(np.prod(variable.shape)) for variable in variables))
+        if shapes is not None:
+            self._untracked.variables = GraphSolverVariables.make(self.add_variable, shapes)
 
     def _take_loaded(self):
         """Assigns the values of a .h5 file, which are there before the variables are."""
@@ -154,7 +152,7 @@ class BatchOptimizer(keras.optimizers.Optimizer):
             for variable, value in zip(self._variables, loaded, strict=False):
                 variable.assign(value)
             return
-        if self._untracked.memory is not None:
+        if self._untracked.variables is not None:
             self._make_room_for_seeds(len(loaded[-1]))
         self._untracked.loaded = None
         super().set_weights(loaded)
@@ -188,36 +186,40 @@ class BatchOptimizer(keras.optimizers.Optimizer):
         """The `scipy.optimize.OptimizeResult` of the last fit, `None` before the first."""
         return self._untracked.result
 
-    def memory_for(self, model: keras.Model, size: int, pairs: int) -> Memory:
-        """The variables of a solver in the graph: those saved with the optimizer, for the first model that asks."""
-        saved, owner = self._untracked.memory, self._untracked.owner()
-        fits = saved is not None and saved.position_deltas.shape == (pairs, size)
+    def variables_for(self, model: keras.Model, shapes: dict[str, tuple[int, ...]]) -> GraphSolverVariables:
+        """The variables of a solver in the graph: those saved with the optimizer, for the first model that asks.
+
+        Args:
+            model: The model.
+            shapes: Of what the solver remembers.
+        """
+        saved, owner = self._untracked.variables, self._untracked.owner()
         seeds = len(ModelState(model).seeds)
-        if fits and owner in (None, model):
+        if saved is not None and saved.fit(shapes) and owner in (None, model):
             self._untracked.owner = weakref.ref(model)
             self._make_room_for_seeds(seeds)
-            return self._untracked.memory
-        memory = Memory.of(lambda shape, **named: keras.Variable(np.zeros(shape), **named), size, pairs, seeds)
+            return self._untracked.variables
+        made = GraphSolverVariables.make(lambda shape, **named: keras.Variable(np.zeros(shape), **named), shapes, seeds)
         if saved is None:
-            self._untracked.memory, self._untracked.owner = memory, weakref.ref(model)
-        return memory
+            self._untracked.variables, self._untracked.owner = made, weakref.ref(model)
+        return made
 
     def load_own_variables(self, store):
         """As Keras does, with room for as many seeds as there are in the file."""
-        memory = self._untracked.memory
-        index = self._index_of(memory.seeds) if memory is not None else None
+        variables = self._untracked.variables
+        index = self._index_of(variables.seeds) if variables is not None else None
         if index is not None and str(index) in store.keys():  # noqa: SIM118  a file is no mapping
             self._make_room_for_seeds(store[str(index)].shape[0])
         super().load_own_variables(store)
 
     def _make_room_for_seeds(self, count):
         """Puts a larger variable in the place of the one there is: an optimizer is built before it knows the seeds."""
-        memory = self._untracked.memory
-        index = self._index_of(memory.seeds)
-        if index is not None and memory.seeds.shape[0] < count:
+        variables = self._untracked.variables
+        index = self._index_of(variables.seeds)
+        if index is not None and variables.seeds.shape[0] < count:
             seeds = self.add_variable((count, 2), dtype="int64", name="seeds")
             self._variables[index] = self._variables.pop()
-            self._untracked.memory = memory._replace(seeds=seeds)
+            self._untracked.variables = variables._replace(seeds=seeds)
 
     def _index_of(self, variable):
         return next((i for i, each in enumerate(self._variables) if each is variable), None)
@@ -227,7 +229,7 @@ class BatchOptimizer(keras.optimizers.Optimizer):
         models = self._untracked.models
         is_known = model in models or not models
         models.add(model)
-        return is_known and int(self.iterations.numpy()) > 0 and self.stages[0].engine == "scipy"
+        return is_known and int(self.iterations.numpy()) > 0 and self.stages[0].remembered(1) is None
 
     def record(self, result: OptimizeResult | None) -> None:
         """Keeps the result of a fit."""
@@ -260,17 +262,17 @@ class BatchOptimizer(keras.optimizers.Optimizer):
 
     def scale_loss(self, loss):
         """Called by `Model.train_step` with the loss of a batch."""
-        train_step.listener().hear_loss(loss)
+        train_step.current_record().record_loss(loss)
         return loss
 
     def apply(self, grads, trainable_variables=None):
-        """Called by `Model.train_step` with the gradients of a batch, which are heard and not applied.
+        """Called by `Model.train_step` with the gradients of a batch, which are recorded and not applied.
 
         Raises:
             RuntimeError: If called by anything but a train step that runs inside `fit` or `train_on_batch`.
         """
-        heard = train_step.listener()
-        heard.hear_gradients(grads, self._trainable_variables if trainable_variables is None else trainable_variables)
+        variables = self._trainable_variables if trainable_variables is None else trainable_variables
+        train_step.current_record().record_gradients(grads, variables)
 
     def get_config(self):
         return {
@@ -281,17 +283,6 @@ class BatchOptimizer(keras.optimizers.Optimizer):
             "cache": self.cache,
             "precision": self.precision,
         }
-
-
-def _deserialized(value, custom_objects):
-    """What Keras has serialized, at any depth; all else, as `get_config` itself returns it, as it is."""
-    if isinstance(value, dict) and {"class_name", "config"} <= value.keys():
-        return keras.saving.deserialize_keras_object(value, custom_objects=custom_objects)
-    if isinstance(value, dict):
-        return {name: _deserialized(each, custom_objects) for name, each in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(_deserialized(each, custom_objects) for each in value)
-    return value
 
 
 def _is_array(value):
@@ -305,148 +296,13 @@ class _Untracked:
     result = None
     objective = None
     plan = None
-    memory = None
+    variables = None
     loaded = None
 
     def __init__(self):
-        self.owner = _nobody  # of the memory, as a weak reference
+        self.owner = _nobody  # of the variables, as a weak reference
         self.models = weakref.WeakSet()
 
 
 def _nobody():
     return None
-
-
-@keras.saving.register_keras_serializable("kormos_opt")
-class ScipyBatchOptimizer(BatchOptimizer):
-    """Trains with `scipy.optimize.minimize`, any of its methods, or several in a chain.
-
-    `method`, `epochs`, `pretrain_fn`, `options` and `tol` may be lists, with an item for each stage of a chain: the
-    result of one stage starts the next, which begins when its epochs are over or the method has converged. The
-    history then has a column `stage`.
-
-    Args:
-        name: Name of the optimizer. Defaults to `"scipy"`.
-        method: A method of scipy, in any case. Defaults to `None`: L-BFGS-B.
-        epochs: Epochs of each stage at most. Defaults to `None`: those of `fit`.
-        pretrain_fn: Called with the model before a stage starts. It may freeze and unfreeze layers. Defaults to `None`.
-        options: As in scipy, handed over as they are. `maxiter` and its like have no limit unless given here, since
-            `epochs` is one. Defaults to `None`.
-        bounds: As in scipy, a sequence of `(low, high)` for every weight or a `scipy.optimize.Bounds`; or by variable,
-            `{"dense/kernel": (0, None), "*/bias": (-1, 1)}`, with patterns on `variable.path`. Keras's constraint
-            `NonNeg` becomes a bound too. Defaults to `None`.
-        constraints: As in scipy, one or several, or `kormos_opt.VariableConstraint`. Defaults to `None`.
-        tol: As in scipy: sets the method's own tolerances. Defaults to `None`.
-        **kwargs: The other arguments of `BatchOptimizer`.
-
-    Raises:
-        ValueError: For a method or an option that scipy does not know.
-
-    Example:
-
-    >>> import keras, kormos_opt, numpy as np
-    >>> x = np.linspace(-1, 1, 50)[:, None]
-    >>> model = keras.Sequential([keras.layers.Dense(1)])
-    >>> optimizer = kormos_opt.optimizers.ScipyBatchOptimizer(method=["cg", "newton-cg"], epochs=[2, 5])
-    >>> model.compile(optimizer=optimizer, loss="mse")
-    >>> history = model.fit(x, 3 * x + 1, epochs=7, verbose=0)
-    >>> bool(model.optimizer.result.fun < 1e-6)
-    True
-
-    Reference: https://docs.scipy.org/doc/scipy/reference/generated/scipy.optimize.minimize.html
-    """
-
-    def __init__(
-        self,
-        name: str | None = "scipy",
-        method: str | Sequence[str] | None = None,
-        epochs: int | Sequence[int] | None = None,
-        pretrain_fn: Callable[[keras.Model], Any] | Sequence[Callable[[keras.Model], Any] | None] | None = None,
-        options: Mapping[str, Any] | Sequence[Mapping[str, Any] | None] | None = None,
-        bounds: BoundsLike = None,
-        constraints: Any = None,
-        tol: float | Sequence[float | None] | None = None,
-        **kwargs: Unpack[Settings],
-    ):
-        super().__init__(name=name, **kwargs)
-        self._untracked.plan = Plan(method, epochs, pretrain_fn, options, bounds, constraints, tol)
-
-    @property
-    def plan(self) -> Plan:
-        """The settings of the solver."""
-        return self._untracked.plan
-
-    @property
-    def stages(self) -> tuple:
-        return self.plan.stages
-
-    @contextlib.contextmanager
-    def planned(self, **settings):
-        """Inside, settings of the solver that are not `None` replace those of the constructor."""
-        usual = self.plan
-        given = {name: value for name, value in settings.items() if value is not None}
-        try:
-            self._untracked.plan = Plan(**{**usual.settings(), **given}) if given else usual
-            yield
-        finally:
-            self._untracked.plan = usual
-
-    def minimize(
-        self,
-        epochs: int | list[int] = 10,
-        callback: Callable[[np.ndarray], object] | None = None,
-        pretrain_fn=None,
-        method=None,
-        options=None,
-        bounds=None,
-        constraints=None,
-        tol=None,
-    ) -> OptimizeResult:
-        """Minimizes the loss of the model and the data that `build` was given, without Keras's loop.
-
-        Args:
-            epochs: Epochs at most, or a list with those of each stage. Defaults to `10`.
-            callback: Called with the weights after each of them, float64 of shape `(n,)`. Defaults to `None`.
-            pretrain_fn: As in the constructor, like the following, over which they take precedence.
-            method: As in the constructor.
-            options: As in the constructor.
-            bounds: As in the constructor.
-            constraints: As in the constructor.
-            tol: As in the constructor.
-
-        Returns:
-            The result of the last stage.
-        """
-        with self.planned(
-            epochs=epochs if isinstance(epochs, (list, tuple)) else None,
-            pretrain_fn=pretrain_fn,
-            method=method,
-            options=options,
-            bounds=bounds,
-            constraints=constraints,
-            tol=tol,
-        ):
-            self._built().minimize(int(np.sum(epochs)), callback)
-        return self.result
-
-    def get_config(self):
-        settings = self.plan.settings()
-        del settings["memory"], settings["engine"]
-        settings["constraints"] = [
-            constraints_module.to_config(each) for each in constraints_module.as_list(settings["constraints"])
-        ] or None
-        if isinstance(settings["bounds"], Bounds):
-            settings["bounds"] = {"scipy.optimize.Bounds": dict(vars(settings["bounds"]))}
-        return {**super().get_config(), **settings}
-
-    @classmethod
-    def from_config(cls, config, custom_objects=None):
-        """The inverse of `get_config`, after Keras has serialized it."""
-        config = dict(config)
-        for name in {"pretrain_fn", "options", "bounds", "constraints"} & config.keys():
-            config[name] = _deserialized(config[name], custom_objects)
-        if isinstance(config.get("bounds"), dict) and "scipy.optimize.Bounds" in config["bounds"]:
-            config["bounds"] = Bounds(**config["bounds"]["scipy.optimize.Bounds"])
-        if config.get("constraints"):
-            config["constraints"] = [constraints_module.from_config(each) for each in config["constraints"]]
-        return cls(**config)

@@ -1,21 +1,62 @@
 """A class for every method of `scipy.optimize.minimize`, with what it is good at.
 
-All take the arguments of `ScipyBatchOptimizer` but `method`. Which one when: `docs/how_to_choose_a_solver.md`.
+All take the arguments of `ScipyBatchOptimizer` but `method`. Which one when: `docs/how_to_choose_a_solver.md`. What is
+the same in all docstrings comes from the registry.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any, Literal, TypedDict
 
 import keras
-import numpy as np
 import tensorflow as tf
 from typing_extensions import Unpack
 
-from kormos_opt.graph_solvers import tfp_lbfgs as tfp_graph
-from kormos_opt.optimizers.batch_optimizer import BoundsLike, ScipyBatchOptimizer, Settings
-from kormos_opt.stages.stage import is_positive_integer
-from kormos_opt.training import graph_run
+from kormos_opt.optimizers.batch_optimizer import Settings
+from kormos_opt.optimizers.scipy_batch_optimizer import ScipyBatchOptimizer
+from kormos_opt.solvers import registry
+from kormos_opt.stages.options import is_positive_integer
+from kormos_opt.stages.plan import BoundsLike, Plan
+
+_DOCSTRING = """{what}
+
+Args:
+    tol: As in scipy. Defaults to `None`.
+    options: Options of scipy's {method}, handed over as they are. Defaults to `None`.
+    bounds: {bounds} Defaults to `None`.
+    constraints: {constraints} Defaults to `None`.
+    name: Name of the optimizer. Defaults to `None`: that of the class, in lower case.
+    **kwargs: The other arguments of `ScipyBatchOptimizer`.
+
+Raises:
+    ValueError: For an option that scipy does not know, or a setting of another kind of optimizer.
+
+Example:
+
+>>> import keras, kormos_opt, numpy as np
+>>> x = np.linspace(-1, 1, 50)[:, None]
+>>> model = keras.Sequential([keras.layers.Dense(1)])
+>>> model.compile(optimizer=kormos_opt.{cls}(), loss="mse")
+>>> history = model.fit(x, 2 * x + 1, epochs=300, verbose=0)
+>>> print(abs(round(float(history.history["loss"][-1]), 3)))
+0.0
+
+Reference: {reference}
+"""
+_TAKEN = "As `ScipyBatchOptimizer` takes them.", "None are taken."
+
+
+def _documented(cls):
+    """Completes the docstring of a class from the row of its method."""
+    method = registry.find(cls.method)
+    cls.__doc__ = _DOCSTRING.format(
+        what=cls.__doc__.strip().replace("\n    ", "\n"),
+        method=method.name,
+        bounds=_TAKEN[not method.bounds],
+        constraints=_TAKEN[not method.constraints],
+        cls=cls.__name__,
+        reference=method.reference,
+    )
+    return keras.saving.register_keras_serializable("kormos_opt")(cls)
 
 
 class _StageSettings(Settings, total=False):
@@ -51,6 +92,9 @@ class _OtherSettings(TypedDict, total=False):
     pretrain_fn: Callable[[keras.Model], Any] | None
     max_cache_entries: int
     dtype: str
+
+
+_METHODS_OF_ENGINES = {"scipy": "L-BFGS-B", "tfp": "L-BFGS-TFP"}
 
 
 @keras.saving.register_keras_serializable("kormos_opt")
@@ -113,8 +157,6 @@ class LBFGS(_Named):
             raise ValueError(f"Expected a positive integer. Received: memory={memory!r}.")
         if engine not in ("scipy", "tfp", "auto"):
             raise ValueError(f'Expected "scipy", "tfp" or "auto". Received: engine={engine!r}.')
-        if engine == "tfp":
-            tfp_graph.check_installed()
         super().__init__(
             tol,
             None,
@@ -125,445 +167,155 @@ class LBFGS(_Named):
             name=name,
             **kwargs,
         )
+        self.memory = int(memory)
         self.engine = engine
         is_tpu = isinstance(tf.distribute.get_strategy(), tf.distribute.TPUStrategy)
         chosen = ("tfp" if is_tpu else "scipy") if engine == "auto" else engine
-        self._untracked.plan = replace(self.plan, options=options, memory=int(memory), engine=chosen)
-
-    @property
-    def memory(self) -> int:
-        """Pairs of changes that are kept."""
-        return self.plan.memory
-
-    def _add_solver_variables(self, variables):
-        if self.plan.engine == "tfp":
-            size = sum(int(np.prod(variable.shape)) for variable in variables)
-            self._untracked.memory = graph_run.Memory.of(self.add_variable, size, self.memory)
+        preset = {"L-BFGS-B": {"maxcor": self.memory}, "L-BFGS-TFP": {"memory": self.memory}}
+        arguments = self.plan.arguments | {"method": _METHODS_OF_ENGINES[chosen], "options": options}
+        self._untracked.plan = Plan(preset, **arguments)
 
     def get_config(self):
         return {**super().get_config(), "memory": self.memory, "engine": self.engine}
 
 
-@keras.saving.register_keras_serializable("kormos_opt")
+@_documented
 class NelderMead(_Named):
     """The simplex method, without derivatives: a handful of weights and a loss that is not smooth.
 
     A simplex of n + 1 points is reflected, expanded, contracted and shrunk by comparing values of the loss. An
     iteration costs one or two evaluations; hundreds of iterations for two weights are usual.
-
-    Args:
-        tol: As in scipy. Defaults to `None`.
-        options: Options of scipy's Nelder-Mead, handed over as they are. Defaults to `None`.
-        bounds: As `ScipyBatchOptimizer` takes them. Defaults to `None`.
-        constraints: None are taken. Defaults to `None`.
-        **kwargs: The other arguments of `ScipyBatchOptimizer`.
-
-    Example:
-
-    >>> import keras, kormos_opt, numpy as np
-    >>> x = np.linspace(-1, 1, 50)[:, None]
-    >>> model = keras.Sequential([keras.layers.Dense(1)])
-    >>> model.compile(optimizer=kormos_opt.NelderMead(), loss="mse")
-    >>> history = model.fit(x, 2 * x + 1, epochs=300, verbose=0)
-    >>> print(abs(round(float(history.history["loss"][-1]), 3)))
-    0.0
-
-    Reference: Gao and Han, Implementing the Nelder-Mead simplex algorithm with adaptive parameters (2012);
-    https://docs.scipy.org/doc/scipy/reference/optimize.minimize-neldermead.html
     """
 
     method = "Nelder-Mead"
 
 
-@keras.saving.register_keras_serializable("kormos_opt")
+@_documented
 class Powell(_Named):
     """Line searches along directions that become conjugate, without derivatives: few weights.
 
     An iteration is one line search along each of the n directions: n times ten evaluations or so.
-
-    Args:
-        tol: As in scipy. Defaults to `None`.
-        options: Options of scipy's Powell, handed over as they are. Defaults to `None`.
-        bounds: As `ScipyBatchOptimizer` takes them. Defaults to `None`.
-        constraints: None are taken. Defaults to `None`.
-        **kwargs: The other arguments of `ScipyBatchOptimizer`.
-
-    Example:
-
-    >>> import keras, kormos_opt, numpy as np
-    >>> x = np.linspace(-1, 1, 50)[:, None]
-    >>> model = keras.Sequential([keras.layers.Dense(1)])
-    >>> model.compile(optimizer=kormos_opt.Powell(), loss="mse")
-    >>> history = model.fit(x, 2 * x + 1, epochs=30, verbose=0)
-    >>> print(abs(round(float(history.history["loss"][-1]), 3)))
-    0.0
-
-    Reference: Powell, An efficient method for finding the minimum of a function of several variables without
-    derivatives (1964);
-    https://docs.scipy.org/doc/scipy/reference/optimize.minimize-powell.html
     """
 
     method = "Powell"
 
 
-@keras.saving.register_keras_serializable("kormos_opt")
+@_documented
 class CG(_Named):
     """Nonlinear conjugate gradients: the memory of a few vectors, where even that of L-BFGS is too much.
 
     The Polak-Ribiere direction adds a multiple of the last direction to the gradient, and a line search follows.
-
-    Args:
-        tol: As in scipy. Defaults to `None`.
-        options: Options of scipy's CG, handed over as they are. Defaults to `None`.
-        bounds: None are taken. Defaults to `None`.
-        constraints: None are taken. Defaults to `None`.
-        **kwargs: The other arguments of `ScipyBatchOptimizer`.
-
-    Example:
-
-    >>> import keras, kormos_opt, numpy as np
-    >>> x = np.linspace(-1, 1, 50)[:, None]
-    >>> model = keras.Sequential([keras.layers.Dense(1)])
-    >>> model.compile(optimizer=kormos_opt.CG(), loss="mse")
-    >>> history = model.fit(x, 2 * x + 1, epochs=50, verbose=0)
-    >>> print(abs(round(float(history.history["loss"][-1]), 3)))
-    0.0
-
-    Reference: Nocedal and Wright, Numerical Optimization (2006), section 5.2;
-    https://docs.scipy.org/doc/scipy/reference/optimize.minimize-cg.html
     """
 
     method = "CG"
 
 
-@keras.saving.register_keras_serializable("kormos_opt")
+@_documented
 class BFGS(_Named):
     """BFGS with a full n x n approximation of the inverse Hessian: up to a few thousand weights.
 
     It knows more of the curvature than L-BFGS, at the price of n^2 memory and arithmetic in every iteration.
-
-    Args:
-        tol: As in scipy. Defaults to `None`.
-        options: Options of scipy's BFGS, handed over as they are. Defaults to `None`.
-        bounds: None are taken. Defaults to `None`.
-        constraints: None are taken. Defaults to `None`.
-        **kwargs: The other arguments of `ScipyBatchOptimizer`.
-
-    Example:
-
-    >>> import keras, kormos_opt, numpy as np
-    >>> x = np.linspace(-1, 1, 50)[:, None]
-    >>> model = keras.Sequential([keras.layers.Dense(1)])
-    >>> model.compile(optimizer=kormos_opt.BFGS(), loss="mse")
-    >>> history = model.fit(x, 2 * x + 1, epochs=50, verbose=0)
-    >>> print(abs(round(float(history.history["loss"][-1]), 3)))
-    0.0
-
-    Reference: Nocedal and Wright, Numerical Optimization (2006), section 6.1;
-    https://docs.scipy.org/doc/scipy/reference/optimize.minimize-bfgs.html
     """
 
     method = "BFGS"
 
 
-@keras.saving.register_keras_serializable("kormos_opt")
+@_documented
 class NewtonCG(_Named):
     """Newton's method with exact Hessian-vector products: an accurate optimum in few iterations.
 
     Every iteration solves the Newton equations by conjugate gradients, one product an inner step, and ends them early
     at negative curvature; a line search follows.
-
-    Args:
-        tol: As in scipy. Defaults to `None`.
-        options: Options of scipy's Newton-CG, handed over as they are. Defaults to `None`.
-        bounds: None are taken. Defaults to `None`.
-        constraints: None are taken. Defaults to `None`.
-        **kwargs: The other arguments of `ScipyBatchOptimizer`.
-
-    Example:
-
-    >>> import keras, kormos_opt, numpy as np
-    >>> x = np.linspace(-1, 1, 50)[:, None]
-    >>> model = keras.Sequential([keras.layers.Dense(1)])
-    >>> model.compile(optimizer=kormos_opt.NewtonCG(), loss="mse")
-    >>> history = model.fit(x, 2 * x + 1, epochs=20, verbose=0)
-    >>> print(abs(round(float(history.history["loss"][-1]), 3)))
-    0.0
-
-    Reference: Nocedal and Wright, Numerical Optimization (2006), section 7.1;
-    https://docs.scipy.org/doc/scipy/reference/optimize.minimize-newtoncg.html
     """
 
     method = "Newton-CG"
 
 
-@keras.saving.register_keras_serializable("kormos_opt")
+@_documented
 class TNC(_Named):
     """A truncated Newton method that takes bounds and needs gradients only.
 
     The products with the Hessian are difference quotients of the gradient, each of which costs an evaluation.
-
-    Args:
-        tol: As in scipy. Defaults to `None`.
-        options: Options of scipy's TNC, handed over as they are. Defaults to `None`.
-        bounds: As `ScipyBatchOptimizer` takes them. Defaults to `None`.
-        constraints: None are taken. Defaults to `None`.
-        **kwargs: The other arguments of `ScipyBatchOptimizer`.
-
-    Example:
-
-    >>> import keras, kormos_opt, numpy as np
-    >>> x = np.linspace(-1, 1, 50)[:, None]
-    >>> model = keras.Sequential([keras.layers.Dense(1)])
-    >>> model.compile(optimizer=kormos_opt.TNC(), loss="mse")
-    >>> history = model.fit(x, 2 * x + 1, epochs=30, verbose=0)
-    >>> print(abs(round(float(history.history["loss"][-1]), 3)))
-    0.0
-
-    Reference: Nash, Newton-type minimization via the Lanczos method (1984);
-    https://docs.scipy.org/doc/scipy/reference/optimize.minimize-tnc.html
     """
 
     method = "TNC"
 
 
-@keras.saving.register_keras_serializable("kormos_opt")
+@_documented
 class COBYLA(_Named):
     """Linear models on a simplex, without derivatives: a few weights under constraints.
 
     The loss and the constraints are interpolated linearly on a simplex, inside a trust region that shrinks.
-
-    Args:
-        tol: As in scipy. Defaults to `None`.
-        options: Options of scipy's COBYLA, handed over as they are. Defaults to `None`.
-        bounds: As `ScipyBatchOptimizer` takes them. Defaults to `None`.
-        constraints: As `ScipyBatchOptimizer` takes them. Defaults to `None`.
-        **kwargs: The other arguments of `ScipyBatchOptimizer`.
-
-    Example:
-
-    >>> import keras, kormos_opt, numpy as np
-    >>> x = np.linspace(-1, 1, 50)[:, None]
-    >>> model = keras.Sequential([keras.layers.Dense(1)])
-    >>> model.compile(optimizer=kormos_opt.COBYLA(), loss="mse")
-    >>> history = model.fit(x, 2 * x + 1, epochs=300, verbose=0)
-    >>> print(abs(round(float(history.history["loss"][-1]), 3)))
-    0.0
-
-    Reference: Powell, A direct search optimization method that models the objective and constraint functions by linear
-    interpolation (1994);
-    https://docs.scipy.org/doc/scipy/reference/optimize.minimize-cobyla.html
     """
 
     method = "COBYLA"
 
 
-@keras.saving.register_keras_serializable("kormos_opt")
+@_documented
 class COBYQA(_Named):
     """Quadratic models without derivatives: a few weights, with bounds and constraints.
 
-    scipy calls back once per evaluation of the loss, so an epoch is one evaluation, the first 2n + 1 of which only
-    build the model.
-
-    Args:
-        tol: As in scipy. Defaults to `None`.
-        options: Options of scipy's COBYQA, handed over as they are. Defaults to `None`.
-        bounds: As `ScipyBatchOptimizer` takes them. Defaults to `None`.
-        constraints: As `ScipyBatchOptimizer` takes them. Defaults to `None`.
-        **kwargs: The other arguments of `ScipyBatchOptimizer`.
-
-    Example:
-
-    >>> import keras, kormos_opt, numpy as np
-    >>> x = np.linspace(-1, 1, 50)[:, None]
-    >>> model = keras.Sequential([keras.layers.Dense(1)])
-    >>> model.compile(optimizer=kormos_opt.COBYQA(), loss="mse")
-    >>> history = model.fit(x, 2 * x + 1, epochs=60, verbose=0)
-    >>> print(abs(round(float(history.history["loss"][-1]), 3)))
-    0.0
-
-    Reference: Ragonneau, Model-Based Derivative-Free Optimization Methods and Software (2022);
-    https://docs.scipy.org/doc/scipy/reference/optimize.minimize-cobyqa.html
+    An epoch is one evaluation, since scipy calls back after each. The first 2n + 1 of them only build the model.
     """
 
     method = "COBYQA"
 
 
-@keras.saving.register_keras_serializable("kormos_opt")
+@_documented
 class SLSQP(_Named):
     """Sequential quadratic programming: up to some hundred weights under smooth constraints.
 
     Every iteration solves a quadratic program of the loss and the linearized constraints, n^3 arithmetic.
-
-    Args:
-        tol: As in scipy. Defaults to `None`.
-        options: Options of scipy's SLSQP, handed over as they are. Defaults to `None`.
-        bounds: As `ScipyBatchOptimizer` takes them. Defaults to `None`.
-        constraints: As `ScipyBatchOptimizer` takes them. Defaults to `None`.
-        **kwargs: The other arguments of `ScipyBatchOptimizer`.
-
-    Example:
-
-    >>> import keras, kormos_opt, numpy as np
-    >>> x = np.linspace(-1, 1, 50)[:, None]
-    >>> model = keras.Sequential([keras.layers.Dense(1)])
-    >>> model.compile(optimizer=kormos_opt.SLSQP(), loss="mse")
-    >>> history = model.fit(x, 2 * x + 1, epochs=30, verbose=0)
-    >>> print(abs(round(float(history.history["loss"][-1]), 3)))
-    0.0
-
-    Reference: Kraft, A software package for sequential quadratic programming (1988);
-    https://docs.scipy.org/doc/scipy/reference/optimize.minimize-slsqp.html
     """
 
     method = "SLSQP"
 
 
-@keras.saving.register_keras_serializable("kormos_opt")
+@_documented
 class TrustConstr(_Named):
     """A trust-region method for constraints of all kinds, with exact Hessian-vector products.
 
     Without inequalities it is the Byrd-Omojokun method, with them a barrier method.
-
-    Args:
-        tol: As in scipy. Defaults to `None`.
-        options: Options of scipy's trust-constr, handed over as they are. Defaults to `None`.
-        bounds: As `ScipyBatchOptimizer` takes them. Defaults to `None`.
-        constraints: As `ScipyBatchOptimizer` takes them. Defaults to `None`.
-        **kwargs: The other arguments of `ScipyBatchOptimizer`.
-
-    Example:
-
-    >>> import keras, kormos_opt, numpy as np
-    >>> x = np.linspace(-1, 1, 50)[:, None]
-    >>> model = keras.Sequential([keras.layers.Dense(1)])
-    >>> model.compile(optimizer=kormos_opt.TrustConstr(), loss="mse")
-    >>> history = model.fit(x, 2 * x + 1, epochs=30, verbose=0)
-    >>> print(abs(round(float(history.history["loss"][-1]), 3)))
-    0.0
-
-    Reference: Byrd, Hribar and Nocedal, An interior point algorithm for large-scale nonlinear programming (1999);
-    https://docs.scipy.org/doc/scipy/reference/optimize.minimize-trustconstr.html
     """
 
     method = "trust-constr"
 
 
-@keras.saving.register_keras_serializable("kormos_opt")
+@_documented
 class Dogleg(_Named):
     """The dogleg trust-region method with the full Hessian, which has to be positive definite.
 
     For convex losses such as those of generalized linear models. The Hessian costs n products in every iteration.
-
-    Args:
-        tol: As in scipy. Defaults to `None`.
-        options: Options of scipy's dogleg, handed over as they are. Defaults to `None`.
-        bounds: None are taken. Defaults to `None`.
-        constraints: None are taken. Defaults to `None`.
-        **kwargs: The other arguments of `ScipyBatchOptimizer`.
-
-    Example:
-
-    >>> import keras, kormos_opt, numpy as np
-    >>> x = np.linspace(-1, 1, 50)[:, None]
-    >>> model = keras.Sequential([keras.layers.Dense(1)])
-    >>> model.compile(optimizer=kormos_opt.Dogleg(), loss="mse")
-    >>> history = model.fit(x, 2 * x + 1, epochs=20, verbose=0)
-    >>> print(abs(round(float(history.history["loss"][-1]), 3)))
-    0.0
-
-    Reference: Nocedal and Wright, Numerical Optimization (2006), section 4.1;
-    https://docs.scipy.org/doc/scipy/reference/optimize.minimize-dogleg.html
     """
 
     method = "dogleg"
 
 
-@keras.saving.register_keras_serializable("kormos_opt")
+@_documented
 class TrustNCG(_Named):
     """Newton's method in a trust region, by conjugate gradients: goes on where the Hessian is not positive definite.
 
     Steihaug's method: the inner iteration stops at the region's edge or at negative curvature and takes what it has.
-
-    Args:
-        tol: As in scipy. Defaults to `None`.
-        options: Options of scipy's trust-ncg, handed over as they are. Defaults to `None`.
-        bounds: None are taken. Defaults to `None`.
-        constraints: None are taken. Defaults to `None`.
-        **kwargs: The other arguments of `ScipyBatchOptimizer`.
-
-    Example:
-
-    >>> import keras, kormos_opt, numpy as np
-    >>> x = np.linspace(-1, 1, 50)[:, None]
-    >>> model = keras.Sequential([keras.layers.Dense(1)])
-    >>> model.compile(optimizer=kormos_opt.TrustNCG(), loss="mse")
-    >>> history = model.fit(x, 2 * x + 1, epochs=20, verbose=0)
-    >>> print(abs(round(float(history.history["loss"][-1]), 3)))
-    0.0
-
-    Reference: Nocedal and Wright, Numerical Optimization (2006), section 7.1;
-    https://docs.scipy.org/doc/scipy/reference/optimize.minimize-trustncg.html
     """
 
     method = "trust-ncg"
 
 
-@keras.saving.register_keras_serializable("kormos_opt")
+@_documented
 class TrustExact(_Named):
     """A trust-region method that solves every subproblem almost exactly, with the full Hessian.
 
     The fewest iterations of all, for small and hard problems: n products and several factorizations in each.
-
-    Args:
-        tol: As in scipy. Defaults to `None`.
-        options: Options of scipy's trust-exact, handed over as they are. Defaults to `None`.
-        bounds: None are taken. Defaults to `None`.
-        constraints: None are taken. Defaults to `None`.
-        **kwargs: The other arguments of `ScipyBatchOptimizer`.
-
-    Example:
-
-    >>> import keras, kormos_opt, numpy as np
-    >>> x = np.linspace(-1, 1, 50)[:, None]
-    >>> model = keras.Sequential([keras.layers.Dense(1)])
-    >>> model.compile(optimizer=kormos_opt.TrustExact(), loss="mse")
-    >>> history = model.fit(x, 2 * x + 1, epochs=20, verbose=0)
-    >>> print(abs(round(float(history.history["loss"][-1]), 3)))
-    0.0
-
-    Reference: Conn, Gould and Toint, Trust-Region Methods (2000), section 7.3;
-    https://docs.scipy.org/doc/scipy/reference/optimize.minimize-trustexact.html
     """
 
     method = "trust-exact"
 
 
-@keras.saving.register_keras_serializable("kormos_opt")
+@_documented
 class TrustKrylov(_Named):
     """A trust-region method on Krylov subspaces: trust-ncg that goes on along the region's edge.
 
     Needs fewer iterations than trust-ncg where the Hessian is indefinite, and more products in each.
-
-    Args:
-        tol: As in scipy. Defaults to `None`.
-        options: Options of scipy's trust-krylov, handed over as they are. Defaults to `None`.
-        bounds: None are taken. Defaults to `None`.
-        constraints: None are taken. Defaults to `None`.
-        **kwargs: The other arguments of `ScipyBatchOptimizer`.
-
-    Example:
-
-    >>> import keras, kormos_opt, numpy as np
-    >>> x = np.linspace(-1, 1, 50)[:, None]
-    >>> model = keras.Sequential([keras.layers.Dense(1)])
-    >>> model.compile(optimizer=kormos_opt.TrustKrylov(), loss="mse")
-    >>> history = model.fit(x, 2 * x + 1, epochs=20, verbose=0)
-    >>> print(abs(round(float(history.history["loss"][-1]), 3)))
-    0.0
-
-    Reference: Lenders, Kirches and Potschka, trlib: a vector-free implementation of the GLTR method (2016);
-    https://docs.scipy.org/doc/scipy/reference/optimize.minimize-trustkrylov.html
     """
 
     method = "trust-krylov"

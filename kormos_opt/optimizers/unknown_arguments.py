@@ -3,7 +3,8 @@
 import difflib
 import inspect
 
-from kormos_opt.solvers.scipy_options import known_options
+from kormos_opt.solvers import registry
+from kormos_opt.stages.plan import DEFAULT_METHOD
 
 # Settings of Keras's stochastic optimizers.
 STOCHASTIC = {
@@ -54,7 +55,7 @@ def _reason(optimizer, argument):
         return STOCHASTIC[argument], "Leave it out."
     if argument in _ELSEWHERE:
         return _ELSEWHERE[argument], "Write that instead."
-    if argument in known_options(getattr(optimizer, "method", None) or "L-BFGS-B"):
+    if argument in registry.find(getattr(optimizer, "method", None) or DEFAULT_METHOD).options:
         return "it is an option of scipy", f"Write options={{'{argument}': ...}}."
     near = difflib.get_close_matches(argument, _arguments(optimizer), n=1)
     if near:

@@ -2,8 +2,8 @@
 
 A solver is a generator. It yields a request and is sent the answer:
 
-    Evaluate(x)                 f and its gradient
-    Value(x)                    f alone, for solvers without derivatives
+    EvaluateWithGradient(x)     f and its gradient
+    EvaluateValue(x)            f alone, for solvers without derivatives
     HessianProduct(x, p)        the Hessian times p
     Iterate(x)                  says that x is the next iterate
 
@@ -12,19 +12,21 @@ iteration can be one Keras epoch. Closing the generator frees all that it holds.
 """
 
 from collections.abc import Generator
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from scipy.optimize import OptimizeResult
+
+if TYPE_CHECKING:
+    from scipy.optimize import OptimizeResult
 
 
-class Evaluate(NamedTuple):
+class EvaluateWithGradient(NamedTuple):
     """Asks for `(fun, jac)` at `x`: a float and a float64 array of shape `(n,)`."""
 
     x: np.ndarray
 
 
-class Value(NamedTuple):
+class EvaluateValue(NamedTuple):
     """Asks for `fun` at `x`, a float."""
 
     x: np.ndarray
@@ -43,8 +45,16 @@ class Iterate(NamedTuple):
     x: np.ndarray
 
 
-Request = Evaluate | Value | HessianProduct | Iterate
-Solver = Generator[Request, Any, OptimizeResult]
+Request = EvaluateWithGradient | EvaluateValue | HessianProduct | Iterate
+Solver = Generator[Request, Any, "OptimizeResult"]
+
+
+def unknown_request(request: object) -> TypeError:
+    """The error for what is none of the requests above."""
+    return TypeError(
+        "Expected a solver that yields EvaluateWithGradient, EvaluateValue, HessianProduct or Iterate. "
+        f"Received: {request!r}. See kormos_opt.solvers.base."
+    )
 
 
 class RecentEvaluations:

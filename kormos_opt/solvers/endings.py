@@ -1,16 +1,100 @@
-"""What is said at the end of a run, in words that a person can act on, for scipy's own words and for our runs."""
+"""How a run may end: in words that a person can act on, for scipy's own words and for all our runs."""
 
-CONVERGED = "Converged: {}. A smaller {} goes further"
-LIMIT = "Stopped: {} is reached. A larger value goes further"
+from enum import Enum
+
+from scipy.optimize import OptimizeResult
+
+_CONVERGED = "Converged: {}. A smaller {{option}} goes further"
 _AS_LOW_AS_SEEN = 'Either the loss is as low as its rounding errors let it be seen (precision="float64" sees more), or '
-NO_BETTER_POINT = (
-    f"Stopped: the line search found no better point. {_AS_LOW_AS_SEEN}its gradient is wrong or not continuous"
-)
-SHORT_STEPS = (
-    "Stopped: the steps have become shorter than the tolerance, but the gradient's norm is {:.3g}. A smaller tol may "
-    "go further. Where the second derivatives are zero, as those of mae, take a method without them, such as L-BFGS-B"
-)
-_INFEASIBLE = "Stopped: the constraints do not hold. Check that they can all hold"
+
+
+class Ending(Enum):
+    """Why a run has ended. The value is what is said, whether it is a success, and the status of the result.
+
+    Example:
+
+    >>> Ending.LIMIT.message(option="options={'maxiter': ...}")
+    "Stopped: options={'maxiter': ...} is reached. A larger value goes further"
+    >>> Ending.LIMIT.success, Ending.LIMIT.status
+    (False, 1)
+    """
+
+    SMALL_GRADIENT = _CONVERGED.format("no component of the gradient is larger than `gtol`"), True, 0
+    SMALL_GRADIENT_NORM = _CONVERGED.format("the gradient is smaller than `gtol`"), True, 0
+    SMALL_REDUCTION = _CONVERGED.format("the last iteration lowered the loss by less than `ftol`"), True, 0
+    SHORT_STEP = _CONVERGED.format("the last step was shorter than `xtol`"), True, 0
+    SMALL_CHANGE = _CONVERGED.format("the last iteration changed less than the tolerances"), True, 0
+    WITHIN_TOLERANCES = _CONVERGED.format("within the tolerances of the method"), True, 0
+    SMALL_TRUST_REGION = _CONVERGED.format("the trust region is smaller than `xtol`"), True, 0
+    TRUST_REGION_AT_TOLERANCE = _CONVERGED.format("the trust region is at `tol`"), True, 0
+    SMALLEST_TRUST_REGION = _CONVERGED.format("the trust region is at its smallest"), True, 0
+    RESOLUTION = "Converged: the next step would change the loss by less than {dtype} can show{further}", True, 0
+    ALL_FIXED = "Converged: the bounds leave every weight exactly one value", True, 0
+    LIMIT = "Stopped: {option} is reached. A larger value goes further", False, 1
+    INTERRUPTED = "{how} after {nit} iterations: {where}; {what_next}.", False, 1
+    NO_BETTER_POINT = (
+        f"Stopped: the line search found no better point. {_AS_LOW_AS_SEEN}its gradient is wrong or not continuous",
+        False,
+        2,
+    )
+    NO_PREDICTED_IMPROVEMENT = (
+        f"Stopped: the quadratic model predicts no improvement. {_AS_LOW_AS_SEEN}its derivatives are wrong or not "
+        "continuous",
+        False,
+        2,
+    )
+    ONLY_SHORT_STEPS = (
+        "Stopped: the steps have become shorter than the tolerance, but the gradient's norm is {norm:.3g}. A smaller "
+        "tol may go further. Where the second derivatives are zero, as those of mae, take a method without them, such "
+        "as L-BFGS-B",
+        False,
+        2,
+    )
+    INDEFINITE_HESSIAN = (
+        "Stopped: the Hessian is not positive definite, which this method needs. "
+        "trust-ncg, trust-krylov and trust-exact do without",
+        False,
+        3,
+    )
+    INFEASIBLE = "Stopped: the constraints do not hold. Check that they can all hold", False, 4
+    WALKED_INTO_NAN = (
+        "Stopped: the method accepts a point where the loss is NaN or infinite; the weights are those before it. Keep "
+        "the weights away from there with bounds=, or take a method that backs off, such as L-BFGS-B",
+        False,
+        3,
+    )
+    NOT_A_FUNCTION = (
+        "Stopped: the loss at the same weights was {before:.6g} and is {now:.6g} now. A solver needs a loss that is a "
+        "function of the weights: leave out random numbers and Python values that change",
+        False,
+        4,
+    )
+
+    @property
+    def success(self) -> bool:
+        """Whether the run has converged."""
+        return self.value[1]
+
+    @property
+    def status(self) -> int:
+        """The status of the result."""
+        return self.value[2]
+
+    def message(self, **words) -> str:
+        """The sentence, with these words in its places."""
+        return self.value[0].format(**words)
+
+    def result(self, **fields) -> OptimizeResult:
+        """A result with this ending, these fields, and `message` if it is among them."""
+        fields.setdefault("message", self.value[0])
+        return OptimizeResult(ending=self, success=self.success, status=self.status, **fields)
+
+
+def at_resolution(dtype: str) -> str:
+    """The message of `Ending.RESOLUTION` for an f that is computed in `dtype`."""
+    further = "" if dtype == "float64" else '. precision="float64" goes further'
+    return Ending.RESOLUTION.message(dtype=dtype, further=further)
+
 
 # How scipy words an end that rests on the length of a step, by method.
 _STEP_ENDS = {
@@ -20,45 +104,38 @@ _STEP_ENDS = {
     "trust-constr": "`xtol` termination condition",
 }
 
-# By the beginning of scipy's own words.
-_ADVICE = {
-    "CONVERGENCE: RELATIVE REDUCTION": CONVERGED.format(
-        "the last iteration lowered the loss by less than `ftol`", "options={'ftol': ...}"
-    ),
-    "CONVERGENCE: NORM OF PROJECTED GRADIENT": CONVERGED.format(
-        "no component of the gradient is larger than `gtol`", "options={'gtol': ...}"
-    ),
-    "Local minimum reached": CONVERGED.format("the gradient is smaller than `gtol`", "options={'gtol': ...}"),
-    "Optimization terminated successfully": CONVERGED.format("within the tolerances of the method", "tol"),
-    "`gtol` termination condition": CONVERGED.format("the gradient is smaller than `gtol`", "tol"),
-    "`xtol` termination condition": CONVERGED.format("the trust region is smaller than `xtol`", "tol"),
-    "Converged (": CONVERGED.format("the last iteration changed less than the tolerances", "tol"),
-    "Return from COBYLA because the trust region radius": CONVERGED.format("the trust region is at `tol`", "tol"),
-    "The lower bound for the trust-region radius": CONVERGED.format("the trust region is at its smallest", "tol"),
-    "ABNORMAL": NO_BETTER_POINT,
-    "Desired error": NO_BETTER_POINT,
-    "Warning: Desired error": NO_BETTER_POINT,
-    "Linear search failed": NO_BETTER_POINT,
-    "Positive directional derivative": NO_BETTER_POINT,
-    "A bad approximation": (
-        f"Stopped: the quadratic model predicts no improvement. {_AS_LOW_AS_SEEN}its derivatives are wrong or not "
-        "continuous"
-    ),
-    "A linalg error": (
-        "Stopped: the Hessian is not positive definite, which this method needs. "
-        "trust-ncg, trust-krylov and trust-exact do without"
-    ),
-    "Inequality constraints incompatible": _INFEASIBLE,
-    "Constraint violation exceeds": _INFEASIBLE,
-    "Did not converge to a solution satisfying": _INFEASIBLE,
-    "STOP: TOTAL NO. OF ITERATIONS": LIMIT.format("options={'maxiter': ...}"),
-    "STOP: TOTAL NO. OF F,G EVALUATIONS": LIMIT.format("options={'maxfun': ...}"),
-    "Iteration limit reached": LIMIT.format("options={'maxiter': ...}"),
-    "Max. number of function evaluations": LIMIT.format("options={'maxfun': ...}"),
-    "Maximum number of": LIMIT.format("a limit given in `options`"),
-    "Warning: Maximum number of": LIMIT.format("a limit given in `options`"),
-    "Return from COBYLA because the objective function has been evaluated": LIMIT.format("options={'maxiter': ...}"),
-    "The maximum number of": LIMIT.format("a limit given in `options`"),
+_GTOL, _FTOL = "options={'gtol': ...}", "options={'ftol': ...}"
+_MAXITER, _MAXFUN, _SOME_LIMIT = "options={'maxiter': ...}", "options={'maxfun': ...}", "a limit given in `options`"
+
+# What the beginning of scipy's own words means, and which option goes further.
+_WORDS_OF_SCIPY = {
+    "CONVERGENCE: RELATIVE REDUCTION": (Ending.SMALL_REDUCTION, _FTOL),
+    "CONVERGENCE: NORM OF PROJECTED GRADIENT": (Ending.SMALL_GRADIENT, _GTOL),
+    "Local minimum reached": (Ending.SMALL_GRADIENT_NORM, _GTOL),
+    "Optimization terminated successfully": (Ending.WITHIN_TOLERANCES, "tol"),
+    "`gtol` termination condition": (Ending.SMALL_GRADIENT_NORM, "tol"),
+    "`xtol` termination condition": (Ending.SMALL_TRUST_REGION, "tol"),
+    "Converged (": (Ending.SMALL_CHANGE, "tol"),
+    "Return from COBYLA because the trust region radius": (Ending.TRUST_REGION_AT_TOLERANCE, "tol"),
+    "The lower bound for the trust-region radius": (Ending.SMALLEST_TRUST_REGION, "tol"),
+    "ABNORMAL": (Ending.NO_BETTER_POINT, None),
+    "Desired error": (Ending.NO_BETTER_POINT, None),
+    "Warning: Desired error": (Ending.NO_BETTER_POINT, None),
+    "Linear search failed": (Ending.NO_BETTER_POINT, None),
+    "Positive directional derivative": (Ending.NO_BETTER_POINT, None),
+    "A bad approximation": (Ending.NO_PREDICTED_IMPROVEMENT, None),
+    "A linalg error": (Ending.INDEFINITE_HESSIAN, None),
+    "Inequality constraints incompatible": (Ending.INFEASIBLE, None),
+    "Constraint violation exceeds": (Ending.INFEASIBLE, None),
+    "Did not converge to a solution satisfying": (Ending.INFEASIBLE, None),
+    "STOP: TOTAL NO. OF ITERATIONS": (Ending.LIMIT, _MAXITER),
+    "STOP: TOTAL NO. OF F,G EVALUATIONS": (Ending.LIMIT, _MAXFUN),
+    "Iteration limit reached": (Ending.LIMIT, _MAXITER),
+    "Max. number of function evaluations": (Ending.LIMIT, _MAXFUN),
+    "Maximum number of": (Ending.LIMIT, _SOME_LIMIT),
+    "Warning: Maximum number of": (Ending.LIMIT, _SOME_LIMIT),
+    "Return from COBYLA because the objective function has been evaluated": (Ending.LIMIT, _MAXITER),
+    "The maximum number of": (Ending.LIMIT, _SOME_LIMIT),
 }
 
 
@@ -68,14 +145,15 @@ def rests_on_step(method: str, message: str) -> bool:
     return beginning is not None and message.startswith(beginning)
 
 
-def explain(message: str) -> str:
-    """What happened and what to do next, with scipy's words in brackets.
+def explain(message: str) -> tuple[Ending | None, str]:
+    """What scipy's words mean: the ending, `None` if they are unknown, and its message with scipy's words in brackets.
 
-    >>> explain("Desired error not necessarily achieved due to precision loss.").partition(".")[0]
-    'Stopped: the line search found no better point'
+    >>> ending, message = explain("Desired error not necessarily achieved due to precision loss.")
+    >>> ending.name, message.partition(".")[0]
+    ('NO_BETTER_POINT', 'Stopped: the line search found no better point')
     """
     message = message.strip().rstrip(":")
-    for beginning, advice in _ADVICE.items():
+    for beginning, (ending, option) in _WORDS_OF_SCIPY.items():
         if message.startswith(beginning):
-            return f"{advice} [scipy: {message}]"
-    return message
+            return ending, f"{ending.message(option=option)} [scipy: {message}]"
+    return None, message

@@ -7,11 +7,17 @@ methods. Those without derivatives get faster by it.
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from scipy.optimize import Bounds, LinearConstraint, NonlinearConstraint, OptimizeResult
+from scipy.optimize import Bounds, LinearConstraint, NonlinearConstraint
 
-from kormos_opt.solvers.base import Evaluate, HessianProduct, Iterate, Solver, Value
-
-_ALL_FIXED = "Converged: the bounds leave every weight exactly one value"
+from kormos_opt.solvers.base import (
+    EvaluateValue,
+    EvaluateWithGradient,
+    HessianProduct,
+    Iterate,
+    Solver,
+    unknown_request,
+)
+from kormos_opt.solvers.endings import Ending
 
 
 def without_fixed(
@@ -50,9 +56,9 @@ def without_fixed(
 
 
 def _evaluate_once(x0, derivatives):
-    answer = yield Evaluate(x0) if derivatives else Value(x0)
+    answer = yield EvaluateWithGradient(x0) if derivatives else EvaluateValue(x0)
     fun = answer[0] if derivatives else answer
-    return OptimizeResult(x=x0, fun=fun, nit=0, nfev=1, success=True, status=0, message=_ALL_FIXED)
+    return Ending.ALL_FIXED.result(x=x0, fun=fun, nit=0, nfev=1)
 
 
 def _expanded(solver, part):
@@ -72,11 +78,13 @@ def _expanded(solver, part):
             elif isinstance(request, HessianProduct):
                 product = yield HessianProduct(x, part.padded(request.p))
                 answer = product[..., part.is_free]
-            elif isinstance(request, Evaluate):
-                fun, jac = yield Evaluate(x)
+            elif isinstance(request, EvaluateWithGradient):
+                fun, jac = yield EvaluateWithGradient(x)
                 answer = fun, jac[part.is_free]
+            elif isinstance(request, EvaluateValue):
+                answer = yield EvaluateValue(x)
             else:
-                answer = yield Value(x)
+                raise unknown_request(request)
     finally:
         solver.close()
 

@@ -6,11 +6,17 @@ Both look only at the requests and answers that pass by, so they serve any solve
 from typing import NamedTuple
 
 import numpy as np
-from scipy.optimize import OptimizeResult
 
-from kormos_opt.solvers.base import Evaluate, HessianProduct, Iterate, RecentEvaluations, Solver, Value
-
-LITTLE = 1000  # times what f can show: little enough to be left
+from kormos_opt.solvers.base import (
+    EvaluateValue,
+    EvaluateWithGradient,
+    HessianProduct,
+    Iterate,
+    RecentEvaluations,
+    Solver,
+)
+from kormos_opt.solvers.endings import Ending, at_resolution
+from kormos_opt.solvers.numerics import NEGLIGIBLE_FACTOR, finite_stand_in, is_hidden
 
 
 def safeguard(solver: Solver, dtype: str = "float64", resolution: float | None = None) -> Solver:
@@ -22,9 +28,8 @@ def safeguard(solver: Solver, dtype: str = "float64", resolution: float | None =
     in an f of that precision: the solver is closed as converged instead of burning its evaluations. The same where
     there is little left to gain and the line search asks for two points in a row that f cannot tell apart.
 
-    **Not finite.** A trial point x + d with NaN or inf is answered by the parabola through `fun` with slope
-    `jac @ d` whose minimum is at x + d / 4, so an interpolating line search comes back to a quarter of its
-    step, and a trust region shrinks. Solvers without derivatives are told a value above all others.
+    **Not finite.** A trial point with NaN or inf is answered as `numerics.finite_stand_in` says. Solvers without
+    derivatives are told a value above all others.
 
     Args:
         solver: The solver to watch over. It is closed with this one.
@@ -55,19 +60,19 @@ def safeguard(solver: Solver, dtype: str = "float64", resolution: float | None =
                     iterate = accepted
                     evaluations.accept(accepted)
                     watch = None if resolution is None else _Watch(iterate, resolution)
-            elif watch is not None and isinstance(request, Evaluate) and watch.sees_the_end_at(request.x):
+            elif watch is not None and isinstance(request, EvaluateWithGradient) and watch.sees_the_end_at(request.x):
                 return _converged(iterate, nit, nfev, dtype)
             answer = yield request
-            if isinstance(request, Evaluate):
+            if isinstance(request, EvaluateWithGradient):
                 nfev += 1
                 fun, jac = answer
                 if not (np.isfinite(fun) and np.isfinite(jac).all()):
-                    fun, jac = answer = _wall(request.x, iterate)
-                    watch = None  # the points that follow are close to each other because of the wall
+                    fun, jac = answer = _stand_in(request.x, iterate)
+                    watch = None  # the points that follow are close to each other because of the stand-in
                 evaluations.add(_Point(request.x, fun, jac))
                 if iterate is None:
                     iterate = evaluations.at(request.x)
-            elif isinstance(request, Value):
+            elif isinstance(request, EvaluateValue):
                 worst = max(worst, answer) if np.isfinite(answer) else worst
                 answer = answer if np.isfinite(answer) else worst + abs(worst) + 1
             elif isinstance(request, HessianProduct) and not np.isfinite(answer).all():
@@ -106,7 +111,8 @@ class _Watch:
 
     def __init__(self, iterate, resolution):
         self._jac = iterate.jac
-        self._visible = resolution * abs(iterate.fun)
+        self._fun = iterate.fun
+        self._resolution = resolution
         self._last = iterate.x
         self._first_change = None
 
@@ -117,26 +123,17 @@ class _Watch:
         self._last = x
         if self._first_change is None:
             self._first_change = change
-        return change <= self._visible and self._first_change <= LITTLE * self._visible
+        return is_hidden(change, self._fun, self._resolution) and is_hidden(
+            self._first_change, self._fun, self._resolution, NEGLIGIBLE_FACTOR
+        )
 
 
 def _converged(iterate, nit, nfev, dtype):
-    message = f"Converged: the next step would change the loss by less than {dtype} can show"
-    return OptimizeResult(
-        x=iterate.x,
-        fun=iterate.fun,
-        jac=iterate.jac,
-        nit=nit,
-        nfev=nfev,
-        njev=nfev,
-        success=True,
-        status=0,
-        message=message if dtype == "float64" else f'{message}. precision="float64" goes further',
+    return Ending.RESOLUTION.result(
+        x=iterate.x, fun=iterate.fun, jac=iterate.jac, nit=nit, nfev=nfev, njev=nfev, message=at_resolution(dtype)
     )
 
 
-def _wall(x, iterate):
-    """The parabola q(t) = fun + slope * t - 2 * slope * t**2 at t = 1, along the step that was tried."""
+def _stand_in(x, iterate):
     step = x - iterate.x
-    slope = min(iterate.jac @ step, -np.finfo(float).tiny)
-    return iterate.fun - slope, (-3 * slope / (step @ step)) * step
+    return finite_stand_in(iterate.fun, iterate.jac @ step, step, step @ step)

@@ -1,127 +1,156 @@
 """The fifteen methods of `scipy.optimize.minimize`: what each one needs, takes and holds in memory."""
 
-from typing import NamedTuple
+import functools
 
-_NO_LIMIT = 2**31 - 1
+from kormos_opt.solvers import scipy_minimize, scipy_options
+from kormos_opt.solvers.registry import Method, register
 
-
-class Method(NamedTuple):
-    """One method of scipy.
-
-    Attributes:
-        name: As scipy spells it.
-        derivatives: What it asks for beside f: `"none"`, `"gradient"`, `"product"` (Hessian-vector products) or
-            `"hessian"` (the full matrix).
-        limits: The options that limit its length, switched off, since `epochs` limits it.
-        tolerances: The options that say when it has converged.
-        bounds: Whether it takes bounds.
-        constraints: Whether it takes constraints.
-        matrices: How many n x n matrices of float64 it holds at its peak, see `tests/test_memory.py`.
-        constrained_matrices: The same with nonlinear constraints and bounds.
-        instead: The method to take where those do not fit.
-        ends_at_resolution: Whether the first trial point of an iteration is a step that the method hopes to take, from
-            which the end at the resolution of f can be told.
-    """
-
-    name: str
-    derivatives: str
-    limits: tuple[str, ...] = ("maxiter",)
-    tolerances: tuple[str, ...] = ("gtol",)
-    bounds: bool = False
-    constraints: bool = False
-    matrices: float = 0
-    constrained_matrices: float = 0
-    instead: str = "L-BFGS-B"
-    ends_at_resolution: bool = True
-
-    @property
-    def unlimited(self) -> dict:
-        """Options that switch the method's own limits off."""
-        return dict.fromkeys(self.limits, _NO_LIMIT)
+METHODS: dict[str, Method] = {}
+"""The rows of scipy, by their names in lower case. `tests/test_memory.py` measures their matrices."""
 
 
-METHODS = {
-    method.name.lower(): method
-    for method in (
+def _row(name, derivatives, reference, limits=("maxiter",), tolerances=("gtol",), **others):
+    page = name.lower().replace("l-bfgs-b", "lbfgsb").replace("-", "")
+    METHODS[name.lower()] = register(
         Method(
-            "Nelder-Mead",
-            "none",
-            ("maxiter", "maxfev"),
-            ("xatol", "fatol"),
-            bounds=True,
-            matrices=3,
-            ends_at_resolution=False,
-        ),
-        Method(
-            "Powell",
-            "none",
-            ("maxiter", "maxfev"),
-            ("xtol", "ftol"),
-            bounds=True,
-            matrices=1,
-            ends_at_resolution=False,
-        ),
-        Method("CG", "gradient"),
-        Method("BFGS", "gradient", tolerances=("gtol", "xrtol"), matrices=6),
-        Method("Newton-CG", "product", tolerances=("xtol",)),
-        Method("L-BFGS-B", "gradient", ("maxiter", "maxfun"), ("ftol", "gtol"), bounds=True),
-        Method("TNC", "gradient", ("maxfun",), ("ftol", "gtol", "xtol"), bounds=True, ends_at_resolution=False),
-        Method(
-            "COBYLA",
-            "none",
-            tolerances=("tol",),
-            bounds=True,
-            constraints=True,
-            matrices=12,
-            constrained_matrices=28,
-            ends_at_resolution=False,
-        ),
-        Method(
-            "COBYQA",
-            "none",
-            ("maxiter", "maxfev"),
-            ("final_tr_radius",),
-            bounds=True,
-            constraints=True,
-            matrices=58,
-            constrained_matrices=58,
-            ends_at_resolution=False,
-        ),
-        Method(
-            "SLSQP",
-            "gradient",
-            tolerances=("ftol",),
-            bounds=True,
-            constraints=True,
-            matrices=11,
-            constrained_matrices=11,
-        ),
-        Method(
-            "trust-constr",
-            "product",
-            tolerances=("gtol", "xtol", "barrier_tol"),
-            bounds=True,
-            constraints=True,
-            constrained_matrices=45,
-            instead="SLSQP",
-            ends_at_resolution=False,
-        ),
-        Method("dogleg", "hessian", matrices=5, instead="trust-ncg"),
-        Method("trust-ncg", "product"),
-        Method("trust-exact", "hessian", matrices=8, instead="trust-krylov"),
-        Method("trust-krylov", "product"),
+            name,
+            derivatives,
+            start=functools.partial(scipy_minimize.minimize, method=name, derivatives=derivatives),
+            options=scipy_options.known_options(name),
+            limits=limits,
+            tolerances=tolerances,
+            reference=f"{reference};\nhttps://docs.scipy.org/doc/scipy/reference/optimize.minimize-{page}.html",
+            **others,
+        )
     )
-}
 
 
-def method(name: str) -> Method:
-    """The method of that name, in any case.
-
-    Raises:
-        ValueError: For a name that scipy does not know.
-    """
-    try:
-        return METHODS[name.lower()]
-    except (KeyError, AttributeError):
-        known = ", ".join(method.name for method in METHODS.values())
-        raise ValueError(f"Expected one of {known}. Received: method={name!r}.") from None
+_row(
+    "Nelder-Mead",
+    "none",
+    ("Gao and Han, Implementing the Nelder-Mead simplex algorithm with adaptive parameters (2012)"),
+    limits=("maxiter", "maxfev"),
+    tolerances=("xatol", "fatol"),
+    bounds=True,
+    matrices=3,
+    ends_at_resolution=False,
+)
+_row(
+    "Powell",
+    "none",
+    (
+        "Powell, An efficient method for finding the minimum of a function of several variables without "
+        "derivatives (1964)"
+    ),
+    limits=("maxiter", "maxfev"),
+    tolerances=("xtol", "ftol"),
+    bounds=True,
+    matrices=1,
+    ends_at_resolution=False,
+)
+_row(
+    "CG",
+    "gradient",
+    "Nocedal and Wright, Numerical Optimization (2006), section 5.2",
+)
+_row(
+    "BFGS",
+    "gradient",
+    "Nocedal and Wright, Numerical Optimization (2006), section 6.1",
+    tolerances=("gtol", "xrtol"),
+    matrices=6,
+)
+_row(
+    "Newton-CG",
+    "product",
+    "Nocedal and Wright, Numerical Optimization (2006), section 7.1",
+    tolerances=("xtol",),
+)
+_row(
+    "L-BFGS-B",
+    "gradient",
+    ("Byrd, Lu, Nocedal and Zhu, A Limited Memory Algorithm for Bound Constrained Optimization (1995)"),
+    limits=("maxiter", "maxfun"),
+    tolerances=("ftol", "gtol"),
+    bounds=True,
+)
+_row(
+    "TNC",
+    "gradient",
+    "Nash, Newton-type minimization via the Lanczos method (1984)",
+    limits=("maxfun",),
+    tolerances=("ftol", "gtol", "xtol"),
+    bounds=True,
+    ends_at_resolution=False,
+)
+_row(
+    "COBYLA",
+    "none",
+    (
+        "Powell, A direct search optimization method that models the objective and constraint functions "
+        "by linear interpolation (1994)"
+    ),
+    tolerances=("tol",),
+    bounds=True,
+    constraints=True,
+    matrices=12,
+    constrained_matrices=28,
+    ends_at_resolution=False,
+)
+_row(
+    "COBYQA",
+    "none",
+    "Ragonneau, Model-Based Derivative-Free Optimization Methods and Software (2022)",
+    limits=("maxiter", "maxfev"),
+    tolerances=("final_tr_radius",),
+    bounds=True,
+    constraints=True,
+    matrices=58,
+    constrained_matrices=58,
+    ends_at_resolution=False,
+)
+_row(
+    "SLSQP",
+    "gradient",
+    "Kraft, A software package for sequential quadratic programming (1988)",
+    tolerances=("ftol",),
+    bounds=True,
+    constraints=True,
+    matrices=11,
+    constrained_matrices=11,
+)
+_row(
+    "trust-constr",
+    "product",
+    ("Byrd, Hribar and Nocedal, An interior point algorithm for large-scale nonlinear programming (1999)"),
+    tolerances=("gtol", "xtol", "barrier_tol"),
+    bounds=True,
+    constraints=True,
+    constrained_matrices=45,
+    instead="SLSQP",
+    ends_at_resolution=False,
+)
+_row(
+    "dogleg",
+    "hessian",
+    "Nocedal and Wright, Numerical Optimization (2006), section 4.1",
+    matrices=5,
+    instead="trust-ncg",
+)
+_row(
+    "trust-ncg",
+    "product",
+    "Nocedal and Wright, Numerical Optimization (2006), section 7.1",
+)
+_row(
+    "trust-exact",
+    "hessian",
+    "Conn, Gould and Toint, Trust-Region Methods (2000), section 7.3",
+    matrices=8,
+    instead="trust-krylov",
+)
+_row(
+    "trust-krylov",
+    "product",
+    ("Lenders, Kirches and Potschka, trlib: a vector-free implementation of the GLTR method (2016)"),
+)

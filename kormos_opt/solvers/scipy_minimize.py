@@ -13,8 +13,7 @@ import numpy as np
 import scipy.optimize
 from scipy.optimize import Bounds, OptimizeResult
 
-from kormos_opt.solvers import scipy_methods
-from kormos_opt.solvers.base import Evaluate, HessianProduct, Iterate, Solver, Value
+from kormos_opt.solvers.base import EvaluateValue, EvaluateWithGradient, HessianProduct, Iterate, Solver
 from kormos_opt.solvers.endings import explain, rests_on_step
 
 _ABANDON = object()
@@ -27,20 +26,22 @@ class _Abandoned(BaseException):
 def minimize(
     x0: np.ndarray,
     method: str,
+    derivatives: str = "gradient",
     tol: float | None = None,
-    options: dict | None = None,
     bounds: Bounds | None = None,
     constraints: Sequence = (),
+    **options,
 ) -> Solver:
     """Runs `scipy.optimize.minimize(method=...)` one request at a time.
 
     Args:
         x0: Starting point, float64 of shape `(n,)`.
         method: A name that scipy knows.
+        derivatives: What the method asks for beside f, as in `registry.Method`. Defaults to `"gradient"`.
         tol: As in scipy.
-        options: As in scipy, handed over as they are.
         bounds: As in scipy.
         constraints: As in scipy. Their functions are called in the thread of scipy.
+        **options: As in scipy, handed over as they are.
 
     Returns:
         A solver whose result is scipy's, with a message that says what to do next.
@@ -48,25 +49,20 @@ def minimize(
     Example:
 
     >>> from kormos_opt.solvers.scipy_minimize import minimize
-    >>> from kormos_opt.solvers.base import Evaluate
+    >>> from kormos_opt.solvers.testing import drive
     >>> import numpy as np
-    >>> solver, answer, result = minimize(np.ones(2), "L-BFGS-B"), None, None
-    >>> while result is None:
-    ...     try:
-    ...         request = solver.send(answer)
-    ...     except StopIteration as end:
-    ...         result = end.value
-    ...     else:
-    ...         x = request.x
-    ...         answer = (x @ x, 2 * x) if isinstance(request, Evaluate) else None
-    >>> bool(np.allclose(result.x, 0))
-    True
+    >>> drive(minimize(np.ones(2), "L-BFGS-B"), lambda x: (x @ x, 2 * x)).result.x.round(5) + 0
+    array([0., 0.])
     """
     to_scipy, to_caller = SimpleQueue(), SimpleQueue()
     thread = threading.Thread(
         target=_run_scipy,
-        args=(x0, method, {"tol": tol, "options": options, "bounds": bounds, "constraints": constraints}),
-        kwargs={"to_scipy": to_scipy, "to_caller": to_caller},
+        args=(x0, method, derivatives),
+        kwargs={
+            "arguments": {"tol": tol, "options": options, "bounds": bounds, "constraints": constraints},
+            "to_scipy": to_scipy,
+            "to_caller": to_caller,
+        },
         name="kormos_opt-scipy",
         daemon=True,
     )
@@ -93,14 +89,14 @@ def minimize(
             thread.join(timeout=None if _lock(method) is None else 0.5)
 
 
-def _functions(method, fun, fun_and_jac, product):
-    """What `minimize` is given to call for `method`."""
-    if method.derivatives == "none":
+def _functions(derivatives, fun, fun_and_jac, product):
+    """What `minimize` is given to call."""
+    if derivatives == "none":
         return {"fun": fun}
     first_order = {"fun": fun_and_jac, "jac": True}
-    if method.derivatives == "gradient":
+    if derivatives == "gradient":
         return first_order
-    if method.derivatives == "product":
+    if derivatives == "product":
         return {**first_order, "hessp": product}
     return {**first_order, "hess": lambda x: product(x, np.eye(len(x)))}
 
@@ -117,7 +113,7 @@ def _lock(method):
     return None
 
 
-def _run_scipy(x0, method, arguments, to_scipy, to_caller):
+def _run_scipy(x0, method, derivatives, arguments, to_scipy, to_caller):
     """Sends pairs of the iterates since the last pair and a request or the end: one change of threads for both."""
     iterates, lock = [], _lock(method)
 
@@ -142,16 +138,16 @@ def _run_scipy(x0, method, arguments, to_scipy, to_caller):
         iterates.append(np.array(x))
 
     functions = _functions(
-        scipy_methods.method(method),
-        fun=lambda x: ask(Value(np.array(x))),
-        fun_and_jac=lambda x: ask(Evaluate(np.array(x))),
+        derivatives,
+        fun=lambda x: ask(EvaluateValue(np.array(x))),
+        fun_and_jac=lambda x: ask(EvaluateWithGradient(np.array(x))),
         product=lambda x, p: ask(HessianProduct(np.array(x), np.array(p, "float64"))),
     )
     try:
         result = scipy.optimize.minimize(x0=x0, method=method, callback=callback, **functions, **arguments)
         is_free = arguments["bounds"] is None and not arguments["constraints"]
         result.rests_on_step = is_free and rests_on_step(method, result.message)
-        result.message = explain(result.message)
+        result.ending, result.message = explain(result.message)
     except _Abandoned:
         return
     except BaseException as error:

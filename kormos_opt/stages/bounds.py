@@ -2,16 +2,19 @@
 
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
 
 import keras
 import numpy as np
 from scipy.optimize import Bounds
 
-from kormos_opt.objective.flat_parameters import FlatParameters
-from kormos_opt.solvers.scipy_methods import METHODS, Method
+from kormos_opt.solvers.registry import Method, names_of
+
+if TYPE_CHECKING:
+    from kormos_opt.objective.flat_parameters import FlatParameters
 
 
-def resolve(bounds, parameters: FlatParameters, method: Method) -> Bounds | None:
+def resolve(bounds, parameters: "FlatParameters", method: Method) -> Bounds | None:
     """The bounds of the flat vector, or `None` if there are none.
 
     Args:
@@ -28,9 +31,10 @@ def resolve(bounds, parameters: FlatParameters, method: Method) -> Bounds | None
     Example:
 
     >>> import keras
-    >>> from kormos_opt.solvers.scipy_methods import method
+    >>> from kormos_opt.objective.flat_parameters import FlatParameters
+    >>> from kormos_opt.solvers.registry import find
     >>> parameters = FlatParameters([keras.Variable([1.0, 2.0], name="bias")])
-    >>> resolve({"bias": (0, None)}, parameters, method("TNC"))
+    >>> resolve({"bias": (0, None)}, parameters, find("TNC"))
     Bounds(array([0., 0.]), array([inf, inf]))
     """
     resolved = _by_name(bounds, parameters) if isinstance(bounds, Mapping) else _by_position(bounds, parameters)
@@ -42,7 +46,7 @@ def resolve(bounds, parameters: FlatParameters, method: Method) -> Bounds | None
         return None
     if not method.bounds:
         received = f"bounds={bounds!r}" if bounds is not None else "a variable with the constraint NonNeg"
-        takers = ", ".join(each.name for each in METHODS.values() if each.bounds)
+        takers = names_of(lambda each: each.bounds)
         raise ValueError(f"Expected no bounds for {method.name}, which takes none. Received: {received}. Use {takers}.")
     empty = np.flatnonzero(resolved.lb > resolved.ub)
     if empty.size:

@@ -1,13 +1,16 @@
 """Constraints on the weights, as scipy takes them, or as a function of the variables by name."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import keras
 import numpy as np
 from scipy.optimize import HessianUpdateStrategy, LinearConstraint, NonlinearConstraint
 
-from kormos_opt.objective.flat_parameters import FlatParameters
-from kormos_opt.solvers.scipy_methods import METHODS, Method
+from kormos_opt.solvers.registry import Method, names_of
+
+if TYPE_CHECKING:
+    from kormos_opt.objective.flat_parameters import FlatParameters
 
 
 @keras.saving.register_keras_serializable("kormos_opt")
@@ -50,7 +53,7 @@ class VariableConstraint:
         self.ub = ub
         self.jac = jac
 
-    def over(self, parameters: FlatParameters) -> NonlinearConstraint:
+    def over(self, parameters: "FlatParameters") -> NonlinearConstraint:
         """The constraint as a function of the flat vector."""
 
         def fun(x):
@@ -115,14 +118,14 @@ def as_list(constraints) -> list:
     return list(constraints) if isinstance(constraints, Sequence) else [constraints]
 
 
-def resolve(constraints: list, parameters: FlatParameters, method: Method) -> list:
+def resolve(constraints: list, parameters: "FlatParameters", method: Method) -> list:
     """The constraints as functions of the flat vector.
 
     Raises:
         ValueError: If the method takes none.
     """
     if constraints and not method.constraints:
-        takers = ", ".join(each.name for each in METHODS.values() if each.constraints)
+        takers = names_of(lambda each: each.constraints)
         raise ValueError(
             f"Expected no constraints for {method.name}, which takes none. "
             f"Received: constraints={constraints!r}. Use {takers}."

@@ -2,7 +2,7 @@
 
 import psutil
 
-from kormos_opt.solvers.scipy_methods import Method
+from kormos_opt.solvers.registry import Method
 
 
 def check_matrices(method: Method, size: int, constrained: bool) -> None:

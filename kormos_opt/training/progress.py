@@ -1,26 +1,58 @@
-"""Where a fit is among its stages."""
+"""What survives between two fits: where the solver stands among the stages, its run, and why it has to start afresh."""
+
+from collections.abc import Callable
+from enum import Enum
 
 from scipy.optimize import OptimizeResult
 
 from kormos_opt.stages.stage import Stage
-from kormos_opt.training.solver_run import SolverRun
+from kormos_opt.training.run import Run
 
 
-class Chain:
-    """The stages of a fit, one after the other.
+class Reason(Enum):
+    """Why a solver starts afresh. The value is what the log says, `None` where there is nothing to say."""
 
-    Args:
-        stages: What to do.
+    FIRST = "first", None
+    ENDED = "ended", None
+    OTHER_PLAN = "plan", None
+    FROM_A_FILE = (
+        "file",
+        "This model was trained before: the solver starts afresh from its weights. What L-BFGS-B and its like knew of "
+        "the iterations before is gone, since neither a file nor compile() carries it. LBFGS(engine='tfp') keeps it in "
+        "its variables.",
+    )
+    AFTER_AN_ERROR = "error", "The last fit ended with an error: the solver starts afresh from the weights."
+    MADE_ANEW = "anew", "The train function was made anew: the solver starts afresh from the weights."
+    OTHER_WEIGHTS = "weights", "The weights were changed since the last iteration: the solver starts afresh from them."
+    OTHER_OBJECTIVE = "data", "The data or the model were changed since the last fit: the solver starts afresh."
+
+    @property
+    def message(self) -> str | None:
+        """What the log says."""
+        return self.value[1]
+
+
+class Progress:
+    """The stages of a fit, one after the other, and the run of the one that is at work.
 
     Attributes:
+        stages: What to do.
         index: The stage that runs, or ran last.
+        run: Its run, `None` if there is none to go on with.
+        reason: Why there is none.
         nfev: Evaluations of the stages before it.
         nhev: Hessian-vector products of the stages before it.
         messages: Why stages ended.
         result: The result of the stage that ended last.
     """
 
-    def __init__(self, stages: tuple[Stage, ...]):
+    def __init__(self, reason: Reason = Reason.FIRST):
+        self.run: Run | None = None
+        self.reason = reason
+        self.begin(())
+
+    def begin(self, stages: tuple[Stage, ...]) -> None:
+        """Starts with the first of these stages."""
         self.stages = stages
         self.index = self.nfev = self.nhev = 0
         self.messages = []
@@ -43,23 +75,70 @@ class Chain:
         """Whether a stage has ended and another one follows."""
         return self._stage_has_ended and not self.has_ended
 
-    def end(self, result: OptimizeResult) -> None:
+    @property
+    def is_suspended(self) -> bool:
+        """Whether a run waits for the next fit."""
+        return self.run is not None and not self.has_ended
+
+    def end_stage(self, result: OptimizeResult) -> None:
         """The stage that runs has ended with this result."""
         self._stage_has_ended = True
         self.result = result
         prefix = f"Stage {self.index} ({self.stage.name}): " if len(self.stages) > 1 else ""
         self.messages.append(prefix + result.message)
 
-    def count_epoch(self, run: SolverRun) -> None:
+    def count_epoch(self) -> None:
         """An epoch is over: it may have been the last one of its stage."""
         self._epochs += 1
         if self._epochs == self.stage.epochs and not self._stage_has_ended:
-            self.end(run.interrupted("the epochs of this stage are over"))
+            self.end_stage(self.run.interrupted("the epochs of this stage are over"))
 
-    def next(self, run: SolverRun) -> None:
-        """Goes on to the next stage after that of `run`."""
+    def next_stage(self) -> None:
+        """Goes on to the next stage."""
         self.index += 1
-        self.nfev += run.nfev
-        self.nhev += run.nhev
+        self.nfev += self.run.nfev
+        self.nhev += self.run.nhev
         self._epochs = 0
         self._stage_has_ended = False
+
+    def close(self, reason: Reason = Reason.FIRST) -> None:
+        """Ends the run and frees what it holds.
+
+        Args:
+            reason: Why the next one starts afresh. Defaults to `Reason.FIRST`: nothing to speak of.
+        """
+        if self.run is not None:
+            self.run.close()
+        self.run = None
+        self.reason = reason
+
+
+def why_afresh(
+    progress: Progress,
+    stages: tuple[Stage, ...],
+    is_first_epoch: bool,
+    same_weights: Callable[[], bool],
+    same_objective: Callable[[], bool],
+) -> Reason | None:
+    """Why the next epoch needs a new run; `None` if the one there is goes on.
+
+    Args:
+        progress: Where the solver stands.
+        stages: Those of the optimizer now.
+        is_first_epoch: Whether it is the first epoch of a fit.
+        same_weights: Whether the model has the weights of the last accepted iterate.
+        same_objective: Whether f and its gradient are there what they were.
+    """
+    if progress.run is None:
+        return progress.reason
+    if progress.has_ended:
+        return Reason.ENDED
+    if progress.stages is not stages:
+        return Reason.OTHER_PLAN
+    if progress.is_between_stages and not is_first_epoch:
+        return None
+    if not same_weights():
+        return Reason.OTHER_WEIGHTS
+    if is_first_epoch and not same_objective():
+        return Reason.OTHER_OBJECTIVE
+    return None

@@ -1,13 +1,34 @@
 """What every run of a solver has in common: where it stands, how it is advanced, what it ends with."""
 
+import contextlib
+from typing import Protocol
+
+import numpy as np
 from scipy.optimize import OptimizeResult
 
 from kormos_opt.evaluation import Evaluation
-from kormos_opt.solvers.base import Evaluate, Value
+from kormos_opt.solvers.base import EvaluateValue, EvaluateWithGradient
+from kormos_opt.solvers.endings import Ending
+
+
+class Answers(Protocol):
+    """Who answers requests, at points of shape `(n,)` in float64."""
+
+    def evaluate(self, x: np.ndarray, gradient: bool) -> Evaluation:
+        """f at `x`, with its gradient or without."""
+
+    def products(self, x: np.ndarray, p: np.ndarray) -> np.ndarray:
+        """The Hessian at `x` times every row of `p`."""
+
+    def check_start(self, evaluation: Evaluation) -> None:
+        """Raises `ValueError` if a run cannot start from this evaluation."""
 
 
 class Run:
-    """A run of a solver, which a fit advances by iterations.
+    """A run of a solver, which a fit advances by iterations. Subclasses say how.
+
+    Args:
+        answers: Who answers its requests in the fit that runs.
 
     Attributes:
         accepted: The evaluation at the last accepted iterate, at first the starting point. `None` before the first.
@@ -19,9 +40,18 @@ class Run:
         result: The solver's `OptimizeResult` once it has ended, else `None`.
     """
 
-    def __init__(self):
+    def __init__(self, answers: Answers):
+        self._answers = answers
         self.accepted = self.position = self.gradient_norm = self.result = None
         self.nit = self.nfev = self.nhev = 0
+
+    def attach(self, answers: Answers) -> None:
+        """Another fit goes on with this run, and answers its requests from here on."""
+        self._answers = answers
+
+    def detach(self) -> None:
+        """The fit is over: lets its data go."""
+        self._answers = None
 
     def iterate(self) -> bool:
         """Runs to the next iterate, and to the end of a solver that has converged there.
@@ -32,9 +62,17 @@ class Run:
         Raises:
             ValueError: If f or its gradient is not finite at the starting point.
         """
-        raise NotImplementedError
+        evaluation = self._advance()
+        moved = evaluation is not None
+        if moved:
+            with self._computing():
+                before = self.accepted
+                self._take(evaluation)
+                self.nit += 1
+                self._look_for_end(before)
+        return self._settle() or moved if self.result is not None else moved
 
-    def awaited(self) -> Evaluate | Value | None:
+    def awaited(self) -> EvaluateWithGradient | EvaluateValue | None:
         """The evaluation that the next iteration begins with, if it is known."""
         return None
 
@@ -63,19 +101,38 @@ class Run:
             if self.gradient_norm is None
             else f"the gradient's norm is {self.gradient_norm:.3g}"
         )
-        return self.outcome(False, 1, f"{how} after {self.nit} iterations: {where}; {what_next}.")
+        return self.ended(Ending.INTERRUPTED, how=how, nit=self.nit, where=where, what_next=what_next)
 
-    def outcome(self, success: bool, status: int, message: str) -> OptimizeResult:
+    def ended(self, ending: Ending, **words) -> OptimizeResult:
         """A result at the last accepted iterate."""
-        return OptimizeResult(
-            x=self.accepted.x,
-            fun=self.accepted.fun,
-            jac=self.accepted.jac,
+        accepted = self.accepted
+        return ending.result(
+            x=accepted.x,
+            fun=accepted.fun,
+            jac=accepted.jac,
             nit=self.nit,
             nfev=self.nfev,
-            njev=0 if self.accepted.jac is None else self.nfev,
+            njev=0 if accepted.jac is None else self.nfev,
             nhev=self.nhev,
-            success=success,
-            status=status,
-            message=message,
+            message=ending.message(**words),
         )
+
+    def _advance(self) -> Evaluation | None:
+        """The evaluation at the next iterate, `None` if the solver has ended before it."""
+        raise NotImplementedError
+
+    def _look_for_end(self, before: Evaluation) -> None:
+        """Sets `result` if the solver ends at the iterate it has just accepted after `before`."""
+
+    def _settle(self) -> bool:
+        """Completes the result. Returns whether it brought another iterate."""
+        return False
+
+    def _computing(self) -> contextlib.AbstractContextManager:
+        """Inside, the solver computes."""
+        return contextlib.nullcontext()
+
+    def _take(self, evaluation):
+        self.accepted = evaluation
+        if evaluation.jac is not None:
+            self.gradient_norm = float(np.linalg.norm(evaluation.jac))

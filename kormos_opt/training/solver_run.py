@@ -1,35 +1,23 @@
-"""One run of a solver: has its requests answered, one iteration at a time.
+"""A run of a solver in numpy: has its requests answered, one iteration at a time."""
 
-While the solver computes, BLAS is held to one thread: idle OpenBLAS workers go on spinning for a while on the cores
-that TensorFlow needs for the next evaluation, which can double its time (scipy issues 22438 and 23191).
-"""
-
-import functools
 import inspect
-import threading
-from typing import Protocol
 
 import numpy as np
-import threadpoolctl
+from scipy.optimize import OptimizeResult
 
 from kormos_opt.evaluation import Evaluation
-from kormos_opt.solvers.base import Evaluate, HessianProduct, Iterate, RecentEvaluations, Solver, Value
-from kormos_opt.solvers.endings import SHORT_STEPS
-from kormos_opt.training.run import Run
-
-
-class Answers(Protocol):
-    """Who answers requests, at points of shape `(n,)` in float64."""
-
-    def evaluate(self, x: np.ndarray, gradient: bool) -> Evaluation:
-        """f at `x`, with its gradient or without."""
-
-    def products(self, x: np.ndarray, p: np.ndarray) -> np.ndarray:
-        """The Hessian at `x` times every row of `p`."""
-
-    def check_start(self, evaluation: Evaluation) -> None:
-        """Raises `ValueError` if a run cannot start from this evaluation."""
-
+from kormos_opt.solvers.base import (
+    EvaluateValue,
+    EvaluateWithGradient,
+    HessianProduct,
+    Iterate,
+    RecentEvaluations,
+    Solver,
+    unknown_request,
+)
+from kormos_opt.solvers.endings import Ending
+from kormos_opt.training.one_blas_thread import one_blas_thread
+from kormos_opt.training.run import Answers, Run
 
 _SMALL_GRADIENT = 1e-3  # of the smaller one of f and the gradient at the start, or below it in absolute terms
 
@@ -44,10 +32,9 @@ class SolverRun(Run):
         before: The run that this one goes on from, whose counts go on too. Defaults to `None`.
     """
 
-    def __init__(self, solver: Solver, answers: Answers, start: Evaluation | None = None, before: "Run | None" = None):
-        super().__init__()
+    def __init__(self, solver: Solver, answers: Answers, start: Evaluation | None = None, before: Run | None = None):
+        super().__init__(answers)
         self._solver = solver
-        self._answers = answers
         self._request = None
         self._evaluations = RecentEvaluations()
         self._before = {}
@@ -59,34 +46,12 @@ class SolverRun(Run):
             self.position = start.x
             self._begin(start)
 
-    def awaited(self) -> Evaluate | Value | None:
+    def awaited(self) -> EvaluateWithGradient | EvaluateValue | None:
         """The evaluation that the solver waits for, unless it is known already."""
         if self._request is None:
             self._send(None)
-        is_evaluation = self.result is None and isinstance(self._request, (Evaluate, Value))
+        is_evaluation = self.result is None and isinstance(self._request, (EvaluateWithGradient, EvaluateValue))
         return self._request if is_evaluation and self._evaluations.at(self._request.x) is None else None
-
-    def iterate(self) -> bool:
-        """Runs to the next iterate and on to the request behind it, where a solver that has converged ends."""
-        moved = self._run_to_iterate()
-        if self.result is not None:
-            if not np.array_equal(self.result.x, self.accepted.x):
-                moved = self._accept(self.result.x) or moved
-            self._settle()
-        return moved
-
-    def _run_to_iterate(self):
-        if self._request is None:
-            self._send(None)
-        if self._accept_if_iterate():
-            return True
-        while self.result is None:
-            answer = self._answer(self._request)
-            with _one_blas_thread:
-                self._send(answer)
-                if self._accept_if_iterate():
-                    return True
-        return False
 
     def close(self) -> None:
         """Ends the solver and frees what it holds."""
@@ -97,15 +62,66 @@ class SolverRun(Run):
         is_alive = inspect.getgeneratorstate(self._solver) != inspect.GEN_CLOSED
         return is_alive and self.accepted is not None and self.result is None
 
+    def _advance(self):
+        """On to the next iterate. Most solvers accept a point where they have just been."""
+        if self._request is None:
+            self._send(None)
+        while self.result is None:
+            if isinstance(self._request, Iterate):
+                return self._iterate_at(self._request.x)
+            answer = self._answer(self._request)
+            with one_blas_thread:
+                self._send(answer)
+        return None
+
+    def _look_for_end(self, before):
+        """On to the request behind the iterate, where a solver that has converged ends."""
+        if self.result is None:
+            self._send(None)
+
+    def _computing(self):
+        return one_blas_thread
+
+    def _settle(self):
+        """Makes the result that of the last accepted iterate, where the weights are. It may be one more iterate."""
+        result = self.result
+        moved = False
+        if not np.array_equal(result.x, self.accepted.x):
+            evaluation = self._iterate_at(result.x)
+            if evaluation is not None:
+                self._take(evaluation)
+                self.nit += 1
+                moved = True
+        self._complete()
+        return moved
+
+    def _complete(self):
+        result, accepted = self.result, self.accepted
+        rests_on_step = result.pop("rests_on_step", False)
+        result.update(x=accepted.x, fun=accepted.fun)
+        unsaid = {"success": False, "status": 1, "message": "The solver has ended", "nit": self.nit, "nfev": self.nfev}
+        result.update({name: value for name, value in unsaid.items() if name not in result})
+        if accepted.jac is None:
+            return
+        result.jac = accepted.jac
+        largest = np.abs(accepted.jac).max()
+        scale = max(1.0, min(abs(accepted.fun), self._first_largest))
+        if rests_on_step and largest > _SMALL_GRADIENT * scale:
+            ending = Ending.ONLY_SHORT_STEPS
+            message = ending.message(norm=self.gradient_norm)
+            result.update(ending=ending, success=ending.success, status=ending.status, message=message)
+
     def _answer(self, request):
         if isinstance(request, HessianProduct):
             self.position = request.x
             self.nhev += len(np.atleast_2d(request.p))
             return self._answers.products(request.x, request.p)
+        if not isinstance(request, (EvaluateWithGradient, EvaluateValue)):
+            raise unknown_request(request)
         evaluation = self._evaluations.at(request.x)
         if evaluation is None:
-            evaluation = self._evaluate(request.x, gradient=isinstance(request, Evaluate))
-        return evaluation.fun if isinstance(request, Value) else (evaluation.fun, evaluation.jac)
+            evaluation = self._evaluate(request.x, gradient=isinstance(request, EvaluateWithGradient))
+        return evaluation.fun if isinstance(request, EvaluateValue) else (evaluation.fun, evaluation.jac)
 
     def _evaluate(self, x, gradient):
         evaluation = self._answers.evaluate(x, gradient)
@@ -117,25 +133,15 @@ class SolverRun(Run):
         self._evaluations.add(evaluation)
         return evaluation
 
-    def _accept_if_iterate(self):
-        if self.result is not None or not isinstance(self._request, Iterate):
-            return False
-        if self._accept(self._request.x):
-            self._send(None)
-            return True
-        return False
-
-    def _accept(self, x):
-        """Most solvers accept a point where they have just been; the others are followed there. Not to NaN, though."""
+    def _iterate_at(self, x):
+        """The evaluation at an iterate, made if the solver has not been there. `None` where f is NaN: that ends it."""
         evaluation = self._evaluations.at(x)
         if evaluation is None:
             evaluation = self._evaluate(x, gradient=self.accepted.jac is not None)
-        if not (np.isfinite(evaluation.fun) and (evaluation.jac is None or np.isfinite(evaluation.jac).all())):
-            self.result = self.outcome(False, 3, _WALKED_INTO_NAN)
-            return False
-        self._take(evaluation)
-        self.nit += 1
-        return True
+        if np.isfinite(evaluation.fun) and (evaluation.jac is None or np.isfinite(evaluation.jac).all()):
+            return evaluation
+        self.result = self.ended(Ending.WALKED_INTO_NAN)
+        return None
 
     def _begin(self, evaluation):
         self._take(evaluation)
@@ -144,61 +150,16 @@ class SolverRun(Run):
     def _take(self, evaluation):
         if evaluation is not self.accepted:
             self._evaluations.accept(evaluation)
-            self.accepted = evaluation
-            if evaluation.jac is not None:
-                self.gradient_norm = float(np.linalg.norm(evaluation.jac))
-
-    def _settle(self):
-        """Makes the result that of the last accepted iterate, where the weights are."""
-        result, accepted = self.result, self.accepted
-        rests_on_step = result.pop("rests_on_step", False)
-        result.update(x=accepted.x, fun=accepted.fun)
-        result.update({name: result[name] + count for name, count in self._before.items() if name in result})
-        if accepted.jac is not None:
-            result.jac = accepted.jac
-            largest = np.abs(accepted.jac).max()
-            scale = max(1.0, min(abs(accepted.fun), self._first_largest))
-            if rests_on_step and largest > _SMALL_GRADIENT * scale:
-                result.update(success=False, status=2, message=SHORT_STEPS.format(self.gradient_norm))
+            super()._take(evaluation)
 
     def _send(self, answer):
         try:
             self._request = self._solver.send(answer)
         except StopIteration as end:
-            self.result = end.value
-
-
-_WALKED_INTO_NAN = (
-    "Stopped: the method accepts a point where the loss is NaN or infinite; the weights are those before it. Keep the "
-    "weights away from there with bounds=, or take a method that backs off, such as L-BFGS-B"
-)
-
-
-class _OneBlasThread:
-    """Inside, BLAS has one thread. It is a setting of the whole process: the last run that leaves puts it back."""
-
-    def __init__(self):
-        self._lock = threading.Lock()
-        self._inside = 0
-        self._limiter = None
-
-    def __enter__(self):
-        with self._lock:
-            if self._inside == 0:
-                self._limiter = _blas().limit(limits=1)
-            self._inside += 1
-
-    def __exit__(self, *_):
-        with self._lock:
-            self._inside -= 1
-            if self._inside == 0:
-                self._limiter.restore_original_limits()
-
-
-_one_blas_thread = _OneBlasThread()
-
-
-@functools.cache
-def _blas():
-    """The BLAS libraries of numpy and scipy. Finding them takes 6 ms."""
-    return threadpoolctl.ThreadpoolController().select(user_api="blas")
+            self.result = result = end.value
+            if not isinstance(end.value, OptimizeResult):
+                raise TypeError(
+                    "Expected a solver that returns a scipy.optimize.OptimizeResult. "
+                    f"Received: {end.value!r}. See kormos_opt.solvers.base."
+                ) from None
+            result.update({name: result[name] + count for name, count in self._before.items() if name in result})

@@ -9,7 +9,7 @@ import numpy as np
 from kormos_opt.data import full_batch
 from kormos_opt.data.replicas import Replicas
 from kormos_opt.keras_internals import model as keras_model
-from kormos_opt.objective.objective import Objective
+from kormos_opt.objective.objective import Objective, ObjectiveSettings
 from kormos_opt.training.train_function import TrainFunction
 
 
@@ -17,7 +17,7 @@ class FlatObjective:
     """Values, gradients and Hessian-vector products, the last few values kept.
 
     Args:
-        model: A compiled model. Its optimizer is set aside while this one listens.
+        model: A compiled model. Its optimizer is set aside while this one records.
         optimizer: The `BatchOptimizer` with the settings.
         data: A data set, or a tuple `(x,)`, `(x, y)` or `(x, y, sample_weight)`.
     """
@@ -32,9 +32,9 @@ class FlatObjective:
         replicas = Replicas.of(model)
         drawn = None if optimizer.batch_size == "auto" else optimizer.batch_size
         self._data = full_batch.of_fit(replicas, optimizer.cache, x, y, sample_weight, None, drawn, None)
-        self._objective = Objective(model, optimizer.precision == "float64", optimizer.batch_size, replicas)
-        with self._listening():
-            self._batch = self._objective.prepare(self._data)
+        settings = ObjectiveSettings(optimizer.precision == "float64", optimizer.batch_size)
+        with self._recording():
+            self._objective = Objective.build(model, settings, self._data, replicas).bind(self._data)
         self._values = OrderedDict()
 
     def get_weights(self) -> np.ndarray:
@@ -58,8 +58,8 @@ class FlatObjective:
         x = self._vector(x)
         key = x.tobytes()
         if key not in self._values:
-            with self._listening():
-                evaluation = self._objective.evaluate(x, self._batch)
+            with self._recording():
+                evaluation = self._objective.evaluate(x)
             self._values[key] = evaluation.fun, evaluation.jac
             if len(self._values) > self._optimizer.max_cache_entries:
                 self._values.popitem(last=False)
@@ -68,13 +68,13 @@ class FlatObjective:
 
     def hessp(self, x, vector) -> np.ndarray:
         """The Hessian at `x` times `vector`."""
-        with self._listening():
-            return self._objective.products(self._vector(x), self._vector(vector), self._batch)
+        with self._recording():
+            return self._objective.products(self._vector(x), self._vector(vector))
 
     def minimize(self, epochs: int, callback: Callable | None) -> None:
         """Runs the optimizer's stages from the weights as they are."""
         train_function = TrainFunction(self._model, self._optimizer)
-        with self._listening(), train_function.fitting(self._data, epochs):
+        with self._recording(), train_function.fitting(self._data, epochs):
             for _ in range(epochs):
                 train_function.epoch()
                 if callback is not None:
@@ -83,7 +83,7 @@ class FlatObjective:
                     break
         train_function.close()
 
-    def _listening(self):
+    def _recording(self):
         return keras_model.compiled_with(self._model, self._optimizer)
 
     def _vector(self, x):

@@ -1,0 +1,53 @@
+"""The Keras variables in which a solver in the graph keeps what it knows, so that files and checkpoints carry it."""
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import keras
+
+SEEDS = 64  # seed generators whose states there is room for at first: Keras's files do not keep them
+OPTIONS = {"gtol": 1e-5, "ftol": 2.2e-9, "xtol": 0.0, "maxiter": None, "maxfun": None}
+"""What every solver in the graph takes: how small the gradient, the last reduction of f and the last step shall be, and
+how many iterations and evaluations there may be."""
+
+
+class GraphSolverVariables(NamedTuple):
+    """The variables of a run: what its solver remembers, counters, whether it can go on, and the seeds of f.
+
+    Attributes:
+        state: The variables of the solver by name, float64.
+        nit: How many iterations there were.
+        nfev: How many evaluations.
+        is_running: 1 while a run can go on from here.
+        seeds: The states of the seed generators, of shape `(room, 2)`.
+    """
+
+    state: dict[str, keras.Variable]
+    nit: keras.Variable
+    nfev: keras.Variable
+    is_running: keras.Variable
+    seeds: keras.Variable
+
+    @classmethod
+    def make(
+        cls, add_variable: Callable, shapes: Mapping[str, tuple[int, ...]], seeds: int = 0
+    ) -> "GraphSolverVariables":
+        """New ones, made by `add_variable(shape, dtype=, name=)`.
+
+        Args:
+            add_variable: Makes one.
+            shapes: Of what the solver remembers.
+            seeds: How many seed generators there are. Defaults to `0`: nobody knows yet.
+        """
+        state = {name: add_variable(shape, dtype="float64", name=name) for name, shape in shapes.items()}
+        counters = {name: add_variable((), dtype="int64", name=name) for name in ("nit", "nfev", "is_running")}
+        return cls(state, **counters, seeds=add_variable((max(seeds, SEEDS), 2), dtype="int64", name="seeds"))
+
+    def fit(self, shapes: Mapping[str, tuple[int, ...]]) -> bool:
+        """Whether they are for a solver that remembers this."""
+        return {name: tuple(variable.shape) for name, variable in self.state.items()} == dict(shapes)
+
+    @property
+    def all(self) -> list[keras.Variable]:
+        """All of them."""
+        return [*self.state.values(), self.nit, self.nfev, self.is_running, self.seeds]

@@ -1,0 +1,129 @@
+"""The objective with the data of one fit: answers what a solver asks, at points x, float64 of shape `(n,)`."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+import tensorflow as tf
+
+from kormos_opt.data.full_batch import BatchList, FullBatch, batches_of
+from kormos_opt.data.replicas import Replicas
+from kormos_opt.evaluation import Evaluation
+from kormos_opt.objective import starting_point
+from kormos_opt.objective.batch_pass import BatchPass
+from kormos_opt.objective.full_pass import FullPass, PassResult
+
+if TYPE_CHECKING:
+    from kormos_opt.objective.objective import Objective
+
+
+class BoundObjective:
+    """f with its data. Counts the valid entries of masked and weighted losses first, where there are such losses.
+
+    Args:
+        objective: f without data.
+        passes: Its passes, by what they add up.
+        replicas: Those of the model's strategy.
+        data: All rows of this process.
+        rows: How many rows there are in all processes, as a float64 tensor.
+        counted_losses: How many losses are means over valid entries.
+
+    Attributes:
+        objective: f without data.
+        parameters: The weights as a vector.
+        state: What a pass moves in the model.
+        data: All rows of this process.
+    """
+
+    def __init__(
+        self,
+        objective: "Objective",
+        passes: dict[str, FullPass],
+        replicas: Replicas | None,
+        data: FullBatch,
+        rows: tf.Tensor,
+        counted_losses: int,
+    ):
+        self.objective = objective
+        self.parameters = objective.parameters
+        self.state = objective.state
+        self.data = data
+        self._passes = passes
+        self._replicas = replicas
+        self._rows = rows
+        self._row_count = float(rows)
+        self._over_whole = {}
+        self._loss_denominators = tf.zeros((0,), tf.float64)
+        if counted_losses:
+            (self._loss_denominators,) = self._over("denominators", self.parameters.ravel()).sums
+            self._over_whole.clear()
+
+    def evaluate(self, x: np.ndarray, gradient: bool = True) -> Evaluation:
+        """f, its gradient and the metrics at `x`. Leaves the weights at `x`.
+
+        Args:
+            x: The point.
+            gradient: Whether the gradient is computed. Defaults to `True`.
+        """
+        return self._evaluation(x, self._over("gradient" if gradient else "value", x))
+
+    def begin(self, x: np.ndarray, gradient: bool = True) -> BatchPass:
+        """`evaluate` over batches, which the caller goes through one at a time."""
+        return self._over_batches("gradient" if gradient else "value", (tf.constant(x),))
+
+    def end(self, steps: BatchPass, x: np.ndarray) -> Evaluation:
+        """The evaluation at `x` that `begin` began."""
+        return self._evaluation(x, steps.finish())
+
+    def products(self, x: np.ndarray, p: np.ndarray) -> np.ndarray:
+        """The Hessian at `x` times `p` of shape `(n,)`, or times every row of `p` of shape `(k, n)`."""
+        if p.ndim == 1:
+            (product,) = self._over("product", x, p).sums
+            return product.numpy() / self._row_count
+        block = min(self.objective.vectors_per_block, len(p))
+        if block == 1:
+            return np.stack([self.products(x, vector) for vector in p])
+        products = np.empty_like(p)
+        for start in range(0, len(p), block):
+            vectors = p[start : start + block]
+            padded = np.pad(vectors, ((0, block - len(vectors)), (0, 0)))
+            (sums,) = self._over("products", x, padded).sums
+            products[start : start + block] = sums[: len(vectors)].numpy() / self._row_count
+        return products
+
+    def check_start(self, evaluation: Evaluation) -> None:
+        """Raises `ValueError` if f or its gradient is not finite where a run shall start."""
+        starting_point.check_evaluation(evaluation.fun, evaluation.jac, batches_of(self.data, self._replicas))
+
+    def inside(self) -> tuple[Callable, tuple]:
+        """The evaluation over whole tensors for use inside a `tf.function`.
+
+        Returns:
+            A function of x, as a tensor, and the tensors of the data, which returns f, its gradient, the statistics of
+            BatchNorm and the logs; and the tensors of the data.
+        """
+        run, data = self._passes["gradient"].inside(self.data, self.objective.rows_per_chunk)
+
+        def evaluate(x, rows, loss_denominators, *data):
+            (loss, gradient), moving_statistics, logs = run((x,), rows, loss_denominators, *data)
+            return loss / rows, gradient / rows, moving_statistics, logs
+
+        return evaluate, (self._rows, self._loss_denominators, *data)
+
+    def _over(self, name, *point) -> PassResult:
+        point = tuple(tf.constant(array) for array in point)
+        if isinstance(self.data, BatchList):
+            return self._over_batches(name, point).finish()
+        if name not in self._over_whole:
+            self._over_whole[name] = self._passes[name].over_whole(
+                self.data, self.objective.rows_per_chunk, self._rows, self._loss_denominators
+            )
+        return self._over_whole[name](point)
+
+    def _over_batches(self, name, point):
+        return BatchPass(self._passes[name], self.data.batches, point, self._rows, self._loss_denominators)
+
+    def _evaluation(self, x, result):
+        loss, *jac = result.sums
+        gradient = jac[0].numpy() / self._row_count if jac else None
+        return Evaluation(x, float(loss) / self._row_count, gradient, result.logs, result.moving_statistics)

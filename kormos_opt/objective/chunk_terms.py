@@ -1,0 +1,165 @@
+"""What one chunk of rows contributes: to f, its gradient, Hessian products, and the denominators of means.
+
+Each is a function of a point x that runs the model's own train step on the chunk.
+"""
+
+import contextlib
+import functools
+
+import keras
+import tensorflow as tf
+
+from kormos_opt.data.rows import rows_of
+from kormos_opt.keras_internals import model as keras_model
+from kormos_opt.keras_internals import tracing
+from kormos_opt.objective import precision, train_step
+from kormos_opt.objective.chunk_sums import Quantity
+from kormos_opt.objective.flat_parameters import FlatParameters
+from kormos_opt.objective.loss_reductions import LossReductions
+
+
+class ChunkTerms:
+    """The quantities of an objective.
+
+    Args:
+        model: A compiled model.
+        float64: Whether to compute in double precision, whatever the dtypes of the model.
+        is_replicated: Whether the model has a strategy.
+
+    Attributes:
+        logs: The shapes and dtypes of the logs of the last chunk that was traced.
+        counted_losses: How many losses of it are means over valid entries.
+        is_doubtful: Whether Keras alone does not say how its losses add up over chunks.
+    """
+
+    def __init__(self, model: keras.Model, float64: bool, is_replicated: bool):
+        self._model = model
+        self._asked_for_float64 = float64
+        self._is_replicated = is_replicated
+        self.logs = {}
+        self.counted_losses = 0
+        self.is_doubtful = False
+
+    @property
+    def quantities(self) -> dict[str, Quantity]:
+        """What a pass can add up, by name."""
+        return {
+            "gradient": Quantity(self._gradient, lambda x: ((), x.shape), lambda: self.logs),
+            "value": Quantity(self._value, lambda x: ((),), lambda: self.logs),
+            "product": Quantity(self._product, lambda x, p: (p.shape,)),
+            "products": Quantity(self._products, lambda x, p: (p.shape,)),
+            "denominators": Quantity(self.denominators, lambda x: ((self.counted_losses,),)),
+        }
+
+    @property
+    def dtype(self) -> str:
+        """The precision that f is computed in."""
+        return "float64" if self._asked_for_float64 else precision.compute_dtype(self._model)
+
+    @functools.cached_property
+    def parameters(self) -> FlatParameters:
+        """The weights of the model, which is built by now."""
+        return FlatParameters(self._model.trainable_variables)
+
+    def denominators(self, point, chunk, total_rows, loss_denominators):
+        """The valid entries of every loss of one chunk that is a mean over valid entries."""
+        del loss_denominators
+        reductions, _ = _reductions(chunk, total_rows, None)
+        self._run_train_step(chunk, reductions)
+        self.counted_losses = len(reductions.parts)
+        return (tf.stack(reductions.parts) if reductions.parts else tf.zeros((0,), tf.float64),), {}
+
+    def _gradient(self, point, chunk, total_rows, loss_denominators):
+        (x,) = point
+        reductions, rows = _reductions(chunk, total_rows, loss_denominators)
+        record, gradient = self._run_gradient(x, self.parameters.unravel(x), chunk, reductions)
+        return (rows * tf.cast(record.loss, tf.float64), rows * gradient), record.logs
+
+    def _value(self, point, chunk, total_rows, loss_denominators):
+        """The gradient that the train step computes has no reader here, so the graph leaves it out."""
+        (value, _), logs = self._gradient(point, chunk, total_rows, loss_denominators)
+        return (value,), logs
+
+    def _product(self, point, chunk, total_rows, loss_denominators):
+        x, p = point
+        product, rows = self._differentiate_twice(x, chunk, total_rows, loss_denominators)
+        return (rows * product(p),), {}
+
+    def _products(self, point, chunk, total_rows, loss_denominators):
+        x, p = point
+        product, rows = self._differentiate_twice(x, chunk, total_rows, loss_denominators)
+        return (rows * tf.vectorized_map(product, p),), {}
+
+    def _differentiate_twice(self, x, chunk, total_rows, loss_denominators):
+        """The product of a chunk's Hessian with a vector, as a function of the vector: the gradient of the gradient."""
+        reductions, rows = _reductions(chunk, total_rows, loss_denominators)
+        pieces = self.parameters.unravel(x)
+        with tracing.twice_differentiable(), tf.GradientTape(persistent=True) as tape:
+            tape.watch(pieces)
+            _, gradient = self._run_gradient(x, pieces, chunk, reductions)
+        return functools.partial(self._vector_gradient, tape, gradient, pieces), rows
+
+    def _vector_gradient(self, tape, target, pieces, vector=None):
+        """The gradient of `target`, times `vector`, with respect to x, through `pieces` of x and the weights."""
+        variables = self.parameters.variables
+        sources = (pieces, [variable.value for variable in variables])
+        try:
+            of_x, of_weights = tape.gradient(target, sources, vector, unconnected_gradients="zero")
+        except LookupError as error:
+            raise ValueError(
+                "Expected operations with a second derivative, which this method needs. Received: an operation "
+                f"without one ({str(error).strip()}). Take a method that needs only gradients, such as L-BFGS-B."
+            ) from error
+        of_weights = [tf.cast(gradient, tf.float64) for gradient in of_weights]  # before slices are added up
+        return self.parameters.ravel_values(of_x) + self.parameters.ravel_values(of_weights)
+
+    def _run_gradient(self, x, pieces, chunk, reductions):
+        """The record of the train step of a chunk, and the flat gradient of its loss."""
+        if not self._reads_x():
+            record = self._run_train_step(chunk, reductions)
+            gradient = self.parameters.ravel_gradients(record.gradients)
+        else:
+            with tf.GradientTape() as tape:
+                tape.watch(pieces)
+                substitutes = list(zip(self.parameters.variables, pieces, strict=True))
+                record = self._run_train_step(chunk, reductions, substitutes)
+            gradient = self._vector_gradient(tape, record.loss, pieces)
+        self.counted_losses = len(reductions.parts)
+        self.parameters.check_trains(record.variables)
+        return record, gradient
+
+    def _run_train_step(self, chunk, reductions, substitutes=()):
+        float64 = self.dtype == "float64"
+        compute = precision.float64_compute(self._model, substitutes) if float64 else contextlib.nullcontext()
+        losses = tracing.undivided_losses() if self._is_replicated else contextlib.nullcontext()
+        explained = precision.explained() if float64 else contextlib.nullcontext()
+        corrected = tracing.corrected_losses(self._model, functools.partial(_reduce, reductions))
+        with explained, compute, losses, corrected:
+            record = train_step.run(self._model, precision.in_float64(chunk) if float64 else chunk)
+        self.logs = keras.tree.map_structure(_spec, record.logs)
+        self.is_doubtful |= reductions.has_scalar or keras_model.has_own_loss(self._model)
+        if float64:
+            precision.check_loss(record.loss)
+        return record
+
+    def _reads_x(self):
+        """Whether layers read x itself. A custom train step is spared: it may use its gradients of the variables."""
+        coarse = any(variable.dtype != "float64" for variable in self.parameters.variables)
+        return self._asked_for_float64 and coarse and keras_model.has_stock_train_step(self._model)
+
+
+def _reductions(chunk, total_rows, loss_denominators):
+    rows = tf.cast(rows_of(chunk), tf.float64)
+    return LossReductions(rows, total_rows, loss_denominators), rows
+
+
+def _reduce(reductions, stock, loss, y_true, y_pred, values, sample_weight, mask):
+    """The reduction of a loss, which belongs to the objective until the gradients have been handed over."""
+    if train_step.current_record().gradients is not None:
+        return stock(values, sample_weight, mask, loss.reduction)
+    return reductions.reduce(stock, loss, y_true, y_pred, values, sample_weight, mask)
+
+
+def _spec(value):
+    value = tf.convert_to_tensor(value)
+    return tf.TensorSpec(value.shape, value.dtype)

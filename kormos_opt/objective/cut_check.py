@@ -1,0 +1,71 @@
+"""Whether the loss of the whole is what the losses of its chunks add up to, where Keras alone does not say so."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import tensorflow as tf
+
+from kormos_opt.data.full_batch import BatchList, FullBatch
+from kormos_opt.data.rows import rows_between, rows_of
+from kormos_opt.objective import chunk_size, precision
+from kormos_opt.objective.batch_pass import BatchPass
+
+if TYPE_CHECKING:
+    from kormos_opt.objective.objective import Objective
+
+_STEPS = 8  # of the resolution of f that two sums may differ by
+
+
+def check_cut(objective: "Objective", chunk, data: FullBatch) -> None:
+    """Compares f of the first rows in one chunk with f of the same rows in two.
+
+    At another point too: rounding may be all that is left of a small f. Nothing is compared where the data will not be
+    cut, and for models with BatchNormalization or layers that draw at random, which depend on the cut by their nature.
+
+    Args:
+        objective: f.
+        chunk: The first rows.
+        data: All rows.
+
+    Raises:
+        ValueError: If they differ.
+    """
+    replicas = objective.replicas
+    fits = replicas is None and not isinstance(data, BatchList) and data.rows <= objective.rows_per_chunk
+    if not objective.is_doubtful or fits or objective.state.moving_statistics or objective.outside.is_random:
+        return
+    rows = min(int(rows_of(chunk)), chunk_size.FEWEST_ROWS)
+    if rows < 2 and (replicas is None or replicas.workers == 1):  # several workers stay in step
+        return
+    third = max(rows // 3, 1)
+    whole = [rows_between(chunk, 0, rows)]
+    cut = [rows_between(chunk, 0, third), rows_between(chunk, third, rows)]
+    tolerance = max(1e-4, _STEPS * precision.resolution(objective.dtype))
+    here = objective.parameters.ravel()
+    elsewhere = here + 0.1 * (1 + np.abs(here)) * np.random.default_rng(0).choice([-1.0, 1.0], here.size)
+    try:
+        for x in (here, elsewhere):
+            one, two = (_loss(objective, batches, max(rows, 1), x) for batches in (whole, cut))
+            if not np.isfinite([one, two]).all() or abs(one - two) <= tolerance * abs(one):
+                return
+    finally:
+        objective.parameters.assign(here)
+    raise ValueError(_DEPENDS_ON_CUT.format(rows, one, two))
+
+
+def _loss(objective, batches, rows, x):
+    total, point = tf.constant(rows, tf.float64), (tf.constant(x),)
+    denominators = tf.zeros((0,), tf.float64)
+    if objective.counted_losses:
+        counted = BatchPass(objective.passes["denominators"], batches, point, total, denominators).finish()
+        (denominators,) = counted.sums
+    loss, *_ = BatchPass(objective.passes["gradient"], batches, point, total, denominators).finish().sums
+    return float(loss) / rows
+
+
+_DEPENDS_ON_CUT = (
+    'Expected a loss that adds up over chunks of rows: a mean over rows, or a Loss with reduction="sum". '
+    "Received: for the first {} rows {:.6g} in one chunk and {:.6g} in two. Return one value for each row from the "
+    "loss function, or the mean over rows; give add_loss a mean over rows. To keep the loss as it is, evaluate all "
+    "rows at once: give the optimizer batch_size= as many as there are."
+)

@@ -1,0 +1,150 @@
+"""The general optimizer: any method of the registry, or several in a chain."""
+
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from scipy.optimize import Bounds, OptimizeResult
+from typing_extensions import Unpack
+
+from kormos_opt.optimizers.batch_optimizer import BatchOptimizer, Settings
+from kormos_opt.stages import constraints as constraints_of_stages
+from kormos_opt.stages.plan import BoundsLike, Plan, StageArguments
+from kormos_opt.stages.stage import Stage
+
+
+@keras.saving.register_keras_serializable("kormos_opt")
+class ScipyBatchOptimizer(BatchOptimizer):
+    """Trains with `scipy.optimize.minimize`, any of its methods, or several in a chain.
+
+    `method`, `epochs`, `pretrain_fn`, `options` and `tol` may be lists, with an item for each stage of a chain: the
+    result of one stage starts the next, which begins when its epochs are over or the method has converged. The
+    history then has a column `stage`.
+
+    Args:
+        name: Name of the optimizer. Defaults to `"scipy"`.
+        method: A method of scipy, or one that `kormos_opt.solvers.register` was given, in any case. Defaults to `None`:
+            L-BFGS-B.
+        epochs: Epochs of each stage at most. Defaults to `None`: those of `fit`.
+        pretrain_fn: Called with the model before a stage starts. It may freeze and unfreeze layers. Defaults to `None`.
+        options: As in scipy, handed over as they are. `maxiter` and its like have no limit unless given here, since
+            `epochs` is one. Defaults to `None`.
+        bounds: As in scipy, a sequence of `(low, high)` for every weight or a `scipy.optimize.Bounds`; or by variable,
+            `{"dense/kernel": (0, None), "*/bias": (-1, 1)}`, with patterns on `variable.path`. Keras's constraint
+            `NonNeg` becomes a bound too. Defaults to `None`.
+        constraints: As in scipy, one or several, or `kormos_opt.VariableConstraint`. Defaults to `None`.
+        tol: As in scipy: sets the method's own tolerances. Defaults to `None`.
+        **kwargs: The other arguments of `BatchOptimizer`.
+
+    Raises:
+        ValueError: For a method that nobody has registered, or an option that it does not know.
+
+    Example:
+
+    >>> import keras, kormos_opt, numpy as np
+    >>> x = np.linspace(-1, 1, 50)[:, None]
+    >>> model = keras.Sequential([keras.layers.Dense(1)])
+    >>> optimizer = kormos_opt.optimizers.ScipyBatchOptimizer(method=["cg", "newton-cg"], epochs=[2, 5])
+    >>> model.compile(optimizer=optimizer, loss="mse")
+    >>> history = model.fit(x, 3 * x + 1, epochs=7, verbose=0)
+    >>> bool(model.optimizer.result.fun < 1e-6)
+    True
+
+    Reference: https://docs.scipy.org/doc/scipy/reference/generated/scipy.optimize.minimize.html
+    """
+
+    def __init__(
+        self,
+        name: str | None = "scipy",
+        method: str | Sequence[str] | None = None,
+        epochs: int | Sequence[int] | None = None,
+        pretrain_fn: Callable[[keras.Model], Any] | Sequence[Callable[[keras.Model], Any] | None] | None = None,
+        options: Mapping[str, Any] | Sequence[Mapping[str, Any] | None] | None = None,
+        bounds: BoundsLike = None,
+        constraints: Any = None,
+        tol: float | Sequence[float | None] | None = None,
+        **kwargs: Unpack[Settings],
+    ):
+        super().__init__(name=name, **kwargs)
+        self._untracked.plan = Plan(
+            method=method,
+            epochs=epochs,
+            pretrain_fn=pretrain_fn,
+            options=options,
+            bounds=bounds,
+            constraints=constraints,
+            tol=tol,
+        )
+
+    @property
+    def plan(self) -> Plan:
+        """The settings of the solver."""
+        return self._untracked.plan
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        return self.plan.stages
+
+    @contextlib.contextmanager
+    def planned(self, **arguments: Unpack[StageArguments]):
+        """Inside, arguments of a stage that are not `None` replace those of the constructor."""
+        usual = self.plan
+        try:
+            self._untracked.plan = usual.changed(**arguments)
+            yield
+        finally:
+            self._untracked.plan = usual
+
+    def minimize(
+        self,
+        epochs: int | list[int] = 10,
+        callback: Callable[[np.ndarray], object] | None = None,
+        **arguments: Unpack[StageArguments],
+    ) -> OptimizeResult:
+        """Minimizes the loss of the model and the data that `build` was given, without Keras's loop.
+
+        Args:
+            epochs: Epochs at most, or a list with those of each stage. Defaults to `10`.
+            callback: Called with the weights after each of them, float64 of shape `(n,)`. Defaults to `None`.
+            **arguments: Those of a stage, over the constructor's of which they take precedence.
+
+        Returns:
+            The result of the last stage.
+        """
+        stages = epochs if isinstance(epochs, (list, tuple)) else None
+        with self.planned(**{**arguments, "epochs": stages}):
+            self._built().minimize(int(np.sum(epochs)), callback)
+        return self.result
+
+    def get_config(self):
+        settings = dict(self.plan.arguments)
+        listed = constraints_of_stages.as_list(settings["constraints"])
+        settings["constraints"] = [constraints_of_stages.to_config(each) for each in listed] or None
+        if isinstance(settings["bounds"], Bounds):
+            settings["bounds"] = {"scipy.optimize.Bounds": dict(vars(settings["bounds"]))}
+        return {**super().get_config(), **settings}
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        """The inverse of `get_config`, after Keras has serialized it."""
+        config = dict(config)
+        for name in {"pretrain_fn", "options", "bounds", "constraints"} & config.keys():
+            config[name] = _deserialized(config[name], custom_objects)
+        if isinstance(config.get("bounds"), dict) and "scipy.optimize.Bounds" in config["bounds"]:
+            config["bounds"] = Bounds(**config["bounds"]["scipy.optimize.Bounds"])
+        if config.get("constraints"):
+            config["constraints"] = [constraints_of_stages.from_config(each) for each in config["constraints"]]
+        return cls(**config)
+
+
+def _deserialized(value, custom_objects):
+    """What Keras has serialized, at any depth; all else, as `get_config` itself returns it, as it is."""
+    if isinstance(value, dict) and {"class_name", "config"} <= value.keys():
+        return keras.saving.deserialize_keras_object(value, custom_objects=custom_objects)
+    if isinstance(value, dict):
+        return {name: _deserialized(each, custom_objects) for name, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_deserialized(each, custom_objects) for each in value)
+    return value

@@ -1,0 +1,154 @@
+"""The methods by name, one row each: what a method needs and takes, and how it starts. The one door for new solvers."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from kormos_opt.solvers.base import Solver
+
+NO_LIMIT = 2**31 - 1
+_NO_OPTIONS = {"x0", "tol", "bounds", "constraints"}  # arguments of `start` that are no options
+METHODS: dict[str, "Method"] = {}
+"""All rows, by their names in lower case."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """One method.
+
+    A solver in numpy has `start`. A solver in the graph has `variables` and `step`.
+
+    Args:
+        name: What `ScipyBatchOptimizer(method=name)` and `compile(optimizer=name)` call it, in any case.
+        derivatives: What it asks for beside f: `"none"`, `"gradient"`, `"product"` (Hessian-vector products) or
+            `"hessian"` (products with all unit vectors).
+        start: Called as `start(x0, **options)`. Returns a generator of requests, see `solvers/base.py`. `tol=` is
+            handed over where the user gave one; `bounds=` and `constraints=` where the method takes them.
+        variables: Called as `variables(size, options)`. Returns the shapes of what the solver remembers, by name.
+            `position`, `objective_value` and `objective_gradient` must be among them.
+        step: Called as `step(value_and_gradient, state, nit, options)` while a graph is traced. `state` holds float64
+            tensors by the names of `variables`. Returns the next state, and whether no better point was found.
+        check_installed: Raises `ImportError` if the solver needs a package that is missing. Defaults to `None`.
+        options: What `options=` may hold, with the defaults. Defaults to `None`: the other arguments of `start`.
+        limits: The options that limit its length. They are switched off, since `epochs` limits it. Defaults to none.
+        tolerances: The options that say when it has converged. Defaults to none.
+        bounds: Whether it takes bounds. Defaults to `False`.
+        constraints: Whether it takes constraints. Defaults to `False`.
+        matrices: How many n x n matrices of float64 it holds at its peak. Defaults to `0`.
+        constrained_matrices: The same with nonlinear constraints and bounds. Defaults to `0`.
+        instead: The method to take where those do not fit. Defaults to `"L-BFGS-B"`.
+        ends_at_resolution: Whether the first trial point of an iteration is a step that the method hopes to take. The
+            end at the resolution of f can be told from such a step. Defaults to `True`.
+        reference: Where to read about it. Defaults to none.
+
+    Raises:
+        ValueError: Without `start`, or `variables` and `step`.
+    """
+
+    name: str
+    derivatives: Literal["none", "gradient", "product", "hessian"] = "gradient"
+    start: Callable[..., Solver] | None = field(default=None, compare=False)
+    variables: Callable[[int, Mapping], Mapping[str, tuple[int, ...]]] | None = field(default=None, compare=False)
+    step: Callable | None = field(default=None, compare=False)
+    check_installed: Callable[[], None] | None = field(default=None, compare=False)
+    options: Mapping[str, Any] | None = field(default=None, compare=False)
+    limits: tuple[str, ...] = ()
+    tolerances: tuple[str, ...] = ()
+    bounds: bool = False
+    constraints: bool = False
+    matrices: float = 0
+    constrained_matrices: float = 0
+    instead: str = "L-BFGS-B"
+    ends_at_resolution: bool = True
+    reference: str = ""
+
+    def __post_init__(self):
+        in_graph = self.variables is not None and self.step is not None
+        if (self.start is not None) == in_graph:
+            raise ValueError(
+                "Expected `start` for a solver in numpy, or `variables` and `step` for one in the graph. "
+                f"Received: start={self.start!r}, variables={self.variables!r}, step={self.step!r}."
+            )
+        if self.options is None:
+            arguments = inspect.signature(self.start or self.step).parameters.values()
+            known = {each.name: each.default for each in arguments if each.name not in _NO_OPTIONS}
+            object.__setattr__(self, "options", known)
+
+    @property
+    def takes_tol(self) -> bool:
+        """Whether there is a tolerance to set."""
+        return bool(self.tolerances) if self.start is None else "tol" in inspect.signature(self.start).parameters
+
+    @property
+    def unlimited(self) -> dict:
+        """Options that switch the method's own limits off."""
+        return dict.fromkeys(self.limits, NO_LIMIT)
+
+
+def register(method: Method) -> Method:
+    """Makes a method known by its name, to `ScipyBatchOptimizer`, to chains and to `compile(optimizer=name)`.
+
+    A package of your own calls it once, where it is imported. A process that loads a saved model has to import that
+    package first.
+
+    Args:
+        method: The row.
+
+    Returns:
+        `method`.
+
+    Raises:
+        ValueError: For a name that another solver has.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from scipy.optimize import OptimizeResult
+    >>> from kormos_opt.solvers import EvaluateValue, Iterate, Method, register
+    >>> def random_search(x0, spread=1.0, seed=0):
+    ...     rng, best = np.random.default_rng(seed), (yield EvaluateValue(x0))
+    ...     while spread > 1e-6:
+    ...         x = x0 + spread * rng.normal(size=x0.size)
+    ...         value = yield EvaluateValue(x)
+    ...         spread *= 1.1 if value < best else 0.9
+    ...         if value < best:
+    ...             x0, best = x, value
+    ...             yield Iterate(x0)
+    ...     return OptimizeResult(x=x0, success=True, message="Converged: the search has become narrow")
+    >>> sorted(register(Method("random-search", "none", random_search)).options)
+    ['seed', 'spread']
+    """
+    known = METHODS.get(method.name.lower())
+    if known is not None and _origin(known) != _origin(method):
+        raise ValueError(
+            f"Expected a name that no other solver has. Received: name={method.name!r}, which is known already. "
+            "Give the method another name."
+        )
+    METHODS[method.name.lower()] = method
+    return method
+
+
+def _origin(method):
+    """Where a solver was written: a notebook may run the same cell again."""
+    function = method.start or method.step
+    function = getattr(function, "func", function)  # of a partial
+    return method.name, function.__module__, function.__qualname__
+
+
+def find(name: str) -> Method:
+    """The method of that name, in any case.
+
+    Raises:
+        ValueError: For a name that nobody has registered.
+    """
+    try:
+        return METHODS[name.lower()]
+    except (KeyError, AttributeError):
+        known = ", ".join(method.name for method in METHODS.values())
+        raise ValueError(f"Expected one of {known}. Received: method={name!r}.") from None
+
+
+def names_of(which: Callable[[Method], bool]) -> str:
+    """The names of the methods for which `which` is true, for a message."""
+    return ", ".join(method.name for method in METHODS.values() if which(method))

@@ -1,0 +1,76 @@
+"""Answers the requests of a solver during one fit, in one go or batch by batch."""
+
+import numpy as np
+
+from kormos_opt.evaluation import Evaluation
+from kormos_opt.objective.batch_pass import BatchPass
+from kormos_opt.objective.bound_objective import BoundObjective
+from kormos_opt.solvers.base import EvaluateValue, EvaluateWithGradient
+
+
+class FitAnswers:
+    """The answers of an objective that is bound to the data of a fit.
+
+    Args:
+        objective: f.
+
+    Attributes:
+        objective: f.
+    """
+
+    def __init__(self, objective: BoundObjective):
+        self.objective = objective
+        self._begun: BatchPass | None = None
+        self._is_first = True
+
+    def evaluate(self, x: np.ndarray, gradient: bool) -> Evaluation:
+        """f at `x`, and its gradient; what `add_batch` has begun is brought to its end.
+
+        Raises:
+            ValueError: If the first evaluation leaves other weights than it was given.
+        """
+        begun, self._begun = self._begun, None
+        if begun is None:
+            evaluation = self.objective.evaluate(x, gradient)
+        else:
+            begun.resume()
+            evaluation = self.objective.end(begun, x)
+        if self._is_first:
+            self._check_weights(x)
+        self._is_first = False
+        return evaluation
+
+    def products(self, x: np.ndarray, p: np.ndarray) -> np.ndarray:
+        """The Hessian at `x` times every row of `p`."""
+        return self.objective.products(x, p)
+
+    def check_start(self, evaluation: Evaluation) -> None:
+        """Raises `ValueError` if a run cannot start from this evaluation."""
+        self.objective.check_start(evaluation)
+
+    def add_batch(self, request: EvaluateWithGradient | EvaluateValue) -> None:
+        """Adds one batch to the evaluation that is asked for. The model is then again what it was."""
+        parameters = self.objective.parameters
+        weights = parameters.ravel()
+        if self._begun is None:
+            self._begun = self.objective.begin(request.x, isinstance(request, EvaluateWithGradient))
+        else:
+            self._begun.resume()
+        self._begun.step()
+        self._begun.suspend()
+        parameters.assign(weights)
+
+    def forget(self) -> None:
+        """Gives up what `add_batch` has begun."""
+        if self._begun is not None:
+            self._begun.close()
+        self._begun = None
+
+    def _check_weights(self, x):
+        parameters = self.objective.parameters
+        if not np.array_equal(parameters.ravel(), parameters.round(x)):
+            raise ValueError(
+                "Expected layers that leave the trainable weights alone in their call: the loss must be a function of "
+                "the weights. Received: weights that changed in an evaluation, as SpectralNormalization changes them. "
+                "Leave that layer out, or freeze it."
+            )

@@ -1,0 +1,296 @@
+"""One `Model.fit` from its first step on: an epoch is one iteration of the solver, which is started, resumed, ended.
+
+Whatever interrupts an epoch, the model's weights are the last accepted iterate.
+"""
+
+import logging
+from collections.abc import Callable, Mapping
+
+import keras
+import numpy as np
+
+from kormos_opt.evaluation import Evaluation
+from kormos_opt.keras_internals import model as keras_model
+from kormos_opt.objective import precision
+from kormos_opt.objective.bound_objective import BoundObjective
+from kormos_opt.solvers.base import Solver
+from kormos_opt.solvers.endings import Ending
+from kormos_opt.solvers.registry import Method
+from kormos_opt.solvers.safeguards import safeguard
+from kormos_opt.training import advice
+from kormos_opt.training.answers import FitAnswers
+from kormos_opt.training.graph_run import GraphRun
+from kormos_opt.training.progress import Progress, Reason, why_afresh
+from kormos_opt.training.run import Run
+from kormos_opt.training.solver_run import SolverRun
+
+COLUMNS = ("grad", "fg_evals", "hessp_evals", "stage")
+_SAME = 10  # times the resolution of f: two values that differ by less are the same
+_log = logging.getLogger("kormos_opt")
+
+
+class Fit:
+    """What changes from epoch to epoch in one fit.
+
+    Args:
+        model: The model.
+        optimizer: The `BatchOptimizer` it is compiled with.
+        bind: Returns the objective of the model as it is then, bound to the data of the fit.
+        progress: Where the solver stands.
+        epochs: How many there will be at most, 0 where nobody knows.
+        warn: Called with a topic and a message, which is logged once for each topic.
+        is_first_epoch: Whether no epoch of this `Model.fit` has begun. Defaults to `True`.
+
+    Attributes:
+        has_no_row: Whether the solver has ended in this epoch without an iterate: it would repeat the row before.
+        is_pretraining: Whether a `pretrain_fn` runs.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        optimizer,
+        bind: Callable[[], BoundObjective],
+        progress: Progress,
+        epochs: int,
+        warn: Callable[[str, str | None], None],
+        is_first_epoch: bool = True,
+    ):
+        self._model = model
+        self._optimizer = optimizer
+        self._bind = bind
+        self._progress = progress
+        self._epochs = epochs
+        self._warn = warn
+        self._is_first_epoch = is_first_epoch
+        self._is_new_epoch = True
+        self._changed_at = -1  # the iteration before which f was last seen to have changed
+        self.has_no_row = self.is_pretraining = False
+        self._take_objective()
+
+    def batch(self) -> dict:
+        """One batch of a stream, as logs. The model is then again what it was, whatever a callback does with it."""
+        self._begin_epoch()
+        self._begin_stage()
+        request = self._progress.run.awaited()
+        if request is not None:
+            self._answers.add_batch(request)
+        return {} if self._progress.run.accepted is None else self._logs()
+
+    def epoch(self, iterations: int) -> dict:
+        """So many iterations of the solver, as logs."""
+        progress = self._progress
+        self._begin_epoch()
+        moved = 0
+        while moved < iterations and not progress.has_ended:
+            self._begin_stage()
+            moved += self._iterate()
+            if progress.run.result is not None and not self._goes_on_elsewhere():
+                progress.end_stage(progress.run.result)
+        progress.count_epoch()
+        self._optimizer.iterations.assign_add(moved)
+        if progress.has_ended:
+            self._optimizer.record(progress.result)
+            self._model.stop_training = True
+            self.has_no_row = not moved and progress.run.nit > 0
+        self._is_new_epoch = True
+        self._objective.objective.outside.remember()  # a train step may count its calls in a variable of its own
+        return self._logs()
+
+    def abandon(self, is_interrupt: bool) -> None:
+        """After an error: puts the model back to the last accepted iterate. After Ctrl-C the run stays where it can."""
+        self.forget()
+        progress, run = self._progress, self._progress.run
+        survives = is_interrupt and run is not None and run.survives_interrupt()
+        if run is not None and run.accepted is not None:
+            self._objective.parameters.assign(run.accepted.x)
+            self._optimizer.record(run.interrupted(GOES_ON) if survives else run.interrupted(*AFTER_AN_ERROR))
+        else:
+            self._optimizer.record(None)
+        self._objective.state.restore(self._state)
+        self._is_new_epoch = True
+        if not survives:
+            progress.close(progress.reason if run is None or run.accepted is None else Reason.AFTER_AN_ERROR)
+
+    def forget(self) -> None:
+        """Gives up an evaluation that was begun."""
+        self._answers.forget()
+
+    def _take_objective(self):
+        self._objective = self._bind()
+        self._answers = FitAnswers(self._objective)
+        self._state = self._objective.state.save()
+        self._objective.objective.outside.remember()
+        if self._progress.run is not None:
+            self._progress.run.attach(self._answers)
+        self._check_columns()
+        iterations = int(self._optimizer.iterations.numpy()) + self._epochs * self._optimizer.iterations_per_epoch
+        self._warn("dropout", advice.on_dropout(self._model))
+        self._warn("statistics", advice.on_batch_normalization(self._model, iterations) if self._epochs else None)
+
+    def _check_columns(self):
+        clash = self._objective.objective.log_names.intersection(COLUMNS)
+        clash |= {"loss"}.intersection(keras_model.names_of_compiled_metrics(self._model))
+        if clash:
+            raise ValueError(
+                f"Expected metrics of other names than loss, {', '.join(COLUMNS)}, the columns of the solver in the "
+                f"history. Received: a metric named {', '.join(sorted(clash))}. Give it another name=."
+            )
+
+    def _begin_epoch(self):
+        if not self._is_new_epoch:
+            return
+        progress = self._progress
+        stages = self._optimizer.stages
+        reason = why_afresh(progress, stages, self._is_first_epoch, self._same_weights, self._same_objective)
+        if reason is not None:
+            if reason.message is not None:
+                _log.warning(reason.message)
+            progress.reason = Reason.FIRST
+            begins = self._is_first_epoch or progress.has_ended
+            if begins:
+                progress.begin(stages)
+            self._start(pretrain=begins)
+        elif not self._is_first_epoch:
+            self._notice_changes()
+        self._is_first_epoch = self._is_new_epoch = False
+
+    def _begin_stage(self):
+        if self._progress.is_between_stages:
+            self._progress.next_stage()
+            self._start(pretrain=True)
+
+    def _iterate(self):
+        run = self._progress.run
+        starts = run.accepted is None
+        moved = run.iterate()
+        if run.position is not run.accepted.x:
+            self._objective.parameters.assign(run.accepted.x)
+        advances = moved and bool(run.accepted.moving_statistics)
+        if advances:
+            self._objective.state.assign_moving_statistics(run.accepted.moving_statistics)
+        if advances or starts:  # a run that goes on from a file brings its seeds
+            self._state = self._objective.state.save()
+        return moved
+
+    def _start(self, pretrain, start=None):
+        """A new run of the stage; with `start`, the evaluation there, it goes on counting."""
+        progress = self._progress
+        before = None if start is None else progress.run
+        progress.close()
+        self.forget()
+        if pretrain and progress.stage.pretrain_fn is not None:
+            self._pretrain(progress.stage.pretrain_fn)
+        progress.stage.check(self._objective.parameters)
+        progress.run = progress.stage.begin(_Beginning(self, start, before))
+
+    def _pretrain(self, pretrain_fn):
+        """The function may freeze layers, so the objective is made anew; it may not take this fit's own place."""
+        model, train_function = self._model, self._model.train_function
+        self.is_pretraining = True
+        try:
+            pretrain_fn(model)
+        finally:
+            self.is_pretraining = False
+        if model.optimizer is not self._optimizer or model.train_function is not train_function:
+            raise ValueError(
+                "Expected a pretrain_fn that leaves the model compiled as it is: this fit goes on after it. "
+                f"Received: {getattr(pretrain_fn, '__name__', pretrain_fn)}, which compiled the model again. "
+                "Freezing and unfreezing layers needs no compile here; pretrain with another optimizer before fit."
+            )
+        self._take_objective()
+
+    def _same_weights(self):
+        parameters = self._objective.parameters
+        return np.array_equal(parameters.ravel(), parameters.round(self._progress.run.accepted.x))
+
+    def _same_objective(self):
+        accepted, again = self._progress.run.accepted, self._evaluate_again()
+        return again.fun == accepted.fun and (again.jac is None or np.array_equal(again.jac, accepted.jac))
+
+    def _evaluate_again(self):
+        accepted = self._progress.run.accepted
+        return self._objective.evaluate(accepted.x, accepted.jac is not None)
+
+    def _notice_changes(self):
+        """A callback may have assigned what f reads beside the weights."""
+        outside = self._objective.objective.outside
+        self._objective.state.put_seeds_back(self._state)
+        changed = outside.changed()
+        if changed:
+            outside.remember()
+            self._state = self._objective.state.save()
+            self._take_anew(", ".join(changed), self._evaluate_again())
+
+    def _take_anew(self, changed, evaluation):
+        """f is another function from here on: the solver goes on from its new value and gradient."""
+        self._objective.check_start(evaluation)
+        keeps = self._progress.run.takes_anew(evaluation)
+        if not keeps:
+            self._start(pretrain=False, start=evaluation)
+        what_next = "keeps its memory" if keeps else "starts afresh"
+        self._warn("anew", _ANEW.format(changed, self._progress.stage.name, what_next))
+
+    def _goes_on_elsewhere(self):
+        """Before an end is reported: whether f has changed where nobody could see it. Then the end is none."""
+        run = self._progress.run
+        if not self._objective.objective.outside.may_change_unseen:
+            return False
+        fun, again = run.accepted.fun, self._evaluate_again()
+        if abs(again.fun - fun) <= _SAME * precision.resolution(self._objective.objective.dtype) * abs(fun):
+            return False
+        if self._changed_at == run.nit:
+            run.result = run.ended(Ending.NOT_A_FUNCTION, before=fun, now=again.fun)
+            return False
+        self._changed_at = run.nit
+        self._take_anew("a Python value that it reads", again)
+        return True
+
+    def _logs(self):
+        progress, run = self._progress, self._progress.run
+        logs = keras.tree.map_structure(np.asarray, run.accepted.logs or {})
+        logs["loss"] = run.accepted.fun
+        if run.gradient_norm is not None:
+            logs["grad"] = run.gradient_norm
+        elif any(stage.method.derivatives != "none" for stage in progress.stages):
+            logs["grad"] = np.nan
+        logs["fg_evals"] = progress.nfev + run.nfev
+        logs["hessp_evals"] = progress.nhev + run.nhev
+        if len(progress.stages) > 1:
+            logs["stage"] = progress.index
+        return logs
+
+
+class _Beginning:
+    """The `Context` that a stage is given to begin with."""
+
+    def __init__(self, fit, start: Evaluation | None, before: Run | None):
+        self._fit = fit
+        self._evaluation = start
+        self._before = before
+        self.parameters = fit._objective.parameters
+        self.start = self.parameters.ravel() if start is None else start.x
+        self._dtype = fit._objective.objective.dtype
+
+    def run(self, solver: Solver, ends_at_resolution: bool) -> Run:
+        """A run of a solver in numpy."""
+        solver = safeguard(solver, self._dtype, self._resolution(ends_at_resolution))
+        return SolverRun(solver, self._fit._answers, self._evaluation, self._before)
+
+    def run_in_graph(self, method: Method, options: Mapping, ends_at_resolution: bool) -> Run:
+        """A run of a method in the graph."""
+        shapes = dict(method.variables(self.parameters.size, options))
+        variables = self._fit._optimizer.variables_for(self._fit._model, shapes)
+        resolution = self._resolution(ends_at_resolution)
+        return GraphRun(self._fit._answers, method.step, variables, options, self._dtype, resolution)
+
+    def _resolution(self, ends_there):
+        return precision.resolution(self._dtype) if ends_there else None
+
+
+GOES_ON = "fit goes on from here"
+AFTER_AN_ERROR = "another fit starts afresh", "Interrupted by an error"
+_ANEW = (
+    "The objective was changed in the middle of the fit ({}). The loss and its gradient are taken anew at the weights "
+    "as they are; {} {} there. Further changes in this fit are not reported."
+)
