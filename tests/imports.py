@@ -39,10 +39,10 @@ class Imports:
                 found |= {alias.name for alias in node.names}
             elif isinstance(node, ast.ImportFrom):
                 names = {f"{node.module}.{alias.name}" for alias in node.names}
-                found |= {node.module, *(names & self.files.keys())}
+                found |= {name if name in self.files else node.module for name in names}
             else:
                 waiting += ast.iter_child_nodes(node)
-        return found.union(*map(_packages, found)) - {self._dotted(path), *_packages(self._dotted(path))}
+        return found - {self._dotted(path), *_packages(self._dotted(path))}
 
     def of_ours(self, module: str) -> set[str]:
         """The modules of the package that `module` imports itself."""
@@ -55,8 +55,10 @@ class Imports:
 
     @functools.cache  # noqa: B019  one object for a program
     def closure(self, module: str) -> frozenset[str]:
-        """All modules that an import of `module` brings in, itself included."""
-        return frozenset({module}).union(*(self.closure(each) for each in self.of_ours(module)))
+        """All modules that an import of `module` brings in, itself included, and the packages around them."""
+        direct = self.of_ours(module)
+        direct |= {each for name in direct for each in _packages(name)} - {*_packages(module), self._folder.name}
+        return frozenset({module}).union(*(self.closure(each) for each in direct))
 
     @functools.cache  # noqa: B019
     def floor(self, module: str) -> int:

@@ -3,9 +3,9 @@
 import keras
 import numpy as np
 
-from kormos_opt.data.full_batch import of_fit
+from kormos_opt.data.collect import of_fit
 from kormos_opt.data.replicas import Replicas
-from kormos_opt.objective.objective import Objective
+from kormos_opt.objective.objective import Objective, ObjectiveSettings
 from kormos_opt.optimizers import LBFGS
 
 
@@ -36,12 +36,12 @@ def compiled(model, optimizer=None, loss="mse", **compile_arguments):
 
 
 def prepared(model, x, y=None, sample_weight=None, class_weight=None, batch_size=None, steps_per_epoch=None):
-    """The objective of a compiled model and its data: `objective, batch`."""
+    """The objective of a compiled model, bound to its data."""
     optimizer = model.optimizer
     replicas = Replicas.of(model)
     data = of_fit(replicas, optimizer.cache, x, y, sample_weight, class_weight, batch_size, steps_per_epoch)
-    objective = Objective(model, optimizer.precision == "float64", optimizer.batch_size, replicas)
-    return objective, objective.prepare(data)
+    settings = ObjectiveSettings(optimizer.precision == "float64", optimizer.batch_size)
+    return Objective.build(model, settings, data, replicas).bind(data)
 
 
 def finite_differences(fun, x, direction, step=1e-4):

@@ -179,8 +179,8 @@ def test_config_of_constraints_and_bounds(kind):
 def test_bounds_of_scipy_survive_the_config():
     made = kormos_opt.LBFGS(bounds=Bounds([0, 0], [1, np.inf], keep_feasible=True))
     again = keras.optimizers.deserialize(keras.optimizers.serialize(made))
-    np.testing.assert_array_equal(again.plan.bounds.ub, [1, np.inf])
-    assert again.plan.bounds.keep_feasible.all()
+    np.testing.assert_array_equal(again.plan.arguments["bounds"].ub, [1, np.inf])
+    assert again.plan.arguments["bounds"].keep_feasible.all()
 
 
 def test_all_classes_take_both_arguments():

@@ -11,8 +11,8 @@ import tensorflow as tf
 
 import kormos_opt
 from kormos_opt.keras_internals import hook
+from tests.helpers import assert_weights
 from tests.problems import compiled, linear, network, regression
-from tests.test_interruptions import assert_weights
 
 X, Y = regression()
 

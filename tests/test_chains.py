@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from kormos_opt.optimizers import ScipyBatchOptimizer
+from tests.helpers import whole_and_pieces
 from tests.problems import compiled, linear, network, regression
-from tests.test_resume import whole_and_pieces
 
 
 def test_rows_tell_the_stages_apart():

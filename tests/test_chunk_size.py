@@ -56,10 +56,10 @@ def test_recurrent_layers_are_measured(monkeypatch):
     model = keras.Sequential([keras.Input((200, 8)), keras.layers.LSTM(32), keras.layers.Dense(1)])
     monkeypatch.setattr(memory_limits, "eighth_of_all", lambda: 150 * 2**20)
     compiled(model, kormos_opt.LBFGS(batch_size="auto"))
-    objective, batch = prepared(model, x, y)
+    objective = prepared(model, x, y)
     assert objective._rows_per_chunk < 1500
     before = psutil.Process().memory_info().rss
-    peak = memory_limits.peak_of(lambda: objective.evaluate(objective.parameters.ravel(), batch))
+    peak = memory_limits.peak_of(lambda: objective.evaluate(objective.parameters.ravel()))
     assert peak - before < 2 * 150 * 2**20
 
 

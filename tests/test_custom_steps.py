@@ -87,8 +87,8 @@ def test_custom_step_has_the_loss_of_one_chunk(kind, sizes, float64):
     model, evaluations = made(kind), []
     for size in sizes:
         model.compile(LBFGS(batch_size=size), loss="mse", metrics=["mae"])
-        objective, batch = prepared(model, X, Y)
-        evaluations.append(objective.evaluate(objective.parameters.ravel(), batch))
+        objective = prepared(model, X, Y)
+        evaluations.append(objective.evaluate(objective.parameters.ravel()))
     one, many = evaluations
     residual = model.predict(X, verbose=0) - Y
     expected = np.sum(residual**2) if kind is WithOwnSum else np.mean(residual**2)
@@ -211,9 +211,9 @@ def test_the_self_check_under_a_strategy_and_with_recurrent_layers():
 @pytest.mark.parametrize("batch_size", [60, 7])
 def test_function_that_returns_the_mean_is_taken(batch_size, float64):
     model = made(keras.Model, LBFGS(batch_size=batch_size), loss=averaged)
-    objective, batch = prepared(model, X, Y)
+    objective = prepared(model, X, Y)
     expected = np.mean((model.predict(X, verbose=0) - Y) ** 2)
-    np.testing.assert_allclose(objective.evaluate(objective.parameters.ravel(), batch).fun, expected, rtol=1e-12)
+    np.testing.assert_allclose(objective.evaluate(objective.parameters.ravel()).fun, expected, rtol=1e-12)
 
 
 def test_a_fit_that_starts_at_the_optimum_is_no_doubtful_one():
@@ -257,8 +257,8 @@ def test_losses_inside_losses_and_metrics_keep_their_own_value(reduction, float6
     for size in (60, 7):
         loss = Nested(reduction)
         model.compile(LBFGS(batch_size=size), loss=loss, metrics=[SumOfSquares(), keras.losses.MeanSquaredError()])
-        objective, batch = prepared(model, X, Y)
-        evaluation = objective.evaluate(objective.parameters.ravel(), batch)
+        objective = prepared(model, X, Y)
+        evaluation = objective.evaluate(objective.parameters.ravel())
         np.testing.assert_allclose(evaluation.fun, np.mean(residual**2), rtol=1e-12)
         np.testing.assert_allclose(float(evaluation.logs["sum_of_squares"]), np.mean(residual**2), rtol=1e-6)
 
@@ -272,9 +272,9 @@ class ScalarSum(keras.losses.Loss):
 
 def test_loss_whose_call_returns_a_scalar_keeps_its_value(float64):
     model = made(keras.Model, LBFGS(batch_size=7), loss=ScalarSum(reduction="sum"))
-    objective, batch = prepared(model, X, Y)
+    objective = prepared(model, X, Y)
     expected = np.mean((model.predict(X, verbose=0) - Y) ** 2)
-    np.testing.assert_allclose(objective.evaluate(objective.parameters.ravel(), batch).fun, expected, rtol=1e-12)
+    np.testing.assert_allclose(objective.evaluate(objective.parameters.ravel()).fun, expected, rtol=1e-12)
 
 
 @pytest.mark.parametrize("weighted", [False, True])
@@ -291,8 +291,8 @@ def test_ignore_class(weighted, float64):
     expected = np.sum((entropy * (1 if weights is None else weights))[counts]) / counts.sum()
     for size in (60, 7):
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=1)
-        objective, batch = prepared(compiled(model, LBFGS(batch_size=size), loss), X, labels, weights)
-        evaluation = objective.evaluate(objective.parameters.ravel(), batch)
+        objective = prepared(compiled(model, LBFGS(batch_size=size), loss), X, labels, weights)
+        evaluation = objective.evaluate(objective.parameters.ravel())
         np.testing.assert_allclose(evaluation.fun, expected, rtol=1e-7)
 
 

@@ -110,7 +110,7 @@ def test_no_worker_is_left_after_an_error_in_the_middle_of_a_pass(cache, monkeyp
     if cache is False:
         monkeypatch.setattr("kormos_opt.objective.full_pass.FullPass.add", boom)
     else:
-        monkeypatch.setattr("kormos_opt.data.full_batch._to_tensor", boom)
+        monkeypatch.setattr("kormos_opt.data.collect._to_tensor", boom)
     with pytest.raises(BoomError) as raised:
         model.fit(data, verbose=0)
     assert left_of(before) == []

@@ -7,12 +7,12 @@ import scipy.optimize
 from scipy.optimize import Bounds, LinearConstraint, NonlinearConstraint
 
 import kormos_opt
-from kormos_opt.solvers import scipy_minimize
 from kormos_opt.solvers.base import Iterate
 from kormos_opt.solvers.fixed_weights import without_fixed
 from kormos_opt.solvers.scipy_methods import METHODS
+from kormos_opt.solvers.testing import drive
+from tests.helpers import quadratic, rosenbrock
 from tests.problems import compiled, linear, regression
-from tests.test_solvers import drive, quadratic, rosenbrock
 
 BOUNDED = [method for method in METHODS.values() if method.bounds]
 CONSTRAINED = [method for method in METHODS.values() if method.constraints]
@@ -22,7 +22,8 @@ BOUNDS = Bounds([-np.inf, 0.5, -3, -1.0], [np.inf, 0.5, 2, -1.0])
 
 def solver(method, bounds=BOUNDS, constraints=(), options=None):
     def make(x0, bounds, constraints, options):
-        return scipy_minimize.minimize(x0, method.name, 1e-9, options, bounds, constraints)
+        problem = {"tol": 1e-9, "bounds": bounds, "constraints": constraints}
+        return method.start(x0, **problem | options)
 
     return without_fixed(
         make, X0, bounds, constraints, method.unlimited | (options or {}), method.derivatives != "none"

@@ -12,10 +12,10 @@ import pytest
 import tensorflow as tf
 
 import kormos_opt
-from kormos_opt.training import graph_run
+from kormos_opt.solvers import registry
 from kormos_opt.training.graph_run import GraphRun
+from tests.helpers import flat_weights, whole_and_pieces, with_dropout_and_batchnorm
 from tests.problems import compiled, linear, network, prepared, regression
-from tests.test_resume import flat_weights, whole_and_pieces, with_dropout_and_batchnorm
 
 
 def tfp_engine(**arguments):
@@ -44,11 +44,11 @@ def test_iterates_are_those_of_one_long_call_of_tfp(float64):
 
     x, y = regression(dtype="float64")
     model = compiled(network(), tfp_engine(options={"gtol": 0.0, "ftol": -1.0}))
-    objective, batch = prepared(model, x, y)
+    objective = prepared(model, x, y)
     start = objective.parameters.ravel()
 
     def fun_and_jac(x):
-        evaluation = objective.evaluate(x.numpy(), batch)
+        evaluation = objective.evaluate(x.numpy())
         return tf.constant(evaluation.fun, tf.float64), tf.constant(evaluation.jac)
 
     never = dict.fromkeys(("tolerance", "x_tolerance", "f_relative_tolerance", "f_absolute_tolerance"), -1.0)
@@ -69,8 +69,8 @@ def test_logs_are_those_of_the_accepted_iterate(make):
     rows = []
 
     def look(epoch, logs):
-        objective, batch = model.train_function._objective, model.train_function._batch
-        there = objective.evaluate(model.train_function._run.accepted.x, batch)
+        run = model.train_function._progress.run
+        there = run._objective.evaluate(run.accepted.x)
         rows.append((logs["loss"] - there.fun, logs["mae"] - float(there.logs["mae"]), logs["grad"]))
         assert logs["grad"] == pytest.approx(np.linalg.norm(there.jac), rel=1e-12)
 
@@ -83,7 +83,7 @@ def test_an_iteration_is_one_graph_call():
     x, y = regression()
     model = compiled(network(), tfp_engine(batch_size=7))
     model.fit(x, y, epochs=1, verbose=0)
-    run = model.train_function._run
+    run = model.train_function._progress.run
     (step,) = run._step.values()
     calls = []
     key = next(iter(run._step))
@@ -98,18 +98,12 @@ def test_no_host_callback_in_the_graph():
     x, y = regression()
     model = compiled(network(), tfp_engine())
     model.fit(x, y, epochs=1, verbose=0)
-    run = model.train_function._run
+    run = model.train_function._progress.run
     (step,) = run._step.values()
-    _, data = model.train_function._objective.inside(_batch(model, x, y))
+    _, data = prepared(model, x, y).inside()
     graph = step.get_concrete_function(*data).graph.as_graph_def()
     types = {node.op for node in graph.node} | {node.op for f in graph.library.function for node in f.node_def}
     assert "PyFunc" not in types and "EagerPyFunc" not in types and "PyFuncStateless" not in types
-
-
-def _batch(model, x, y):
-    from kormos_opt.data.full_batch import of_fit
-
-    return model.train_function._objective.prepare(of_fit(None, "auto", x, y, None, None, None, None))
 
 
 @pytest.mark.parametrize("make", [network, with_dropout_and_batchnorm])
@@ -319,7 +313,7 @@ def test_in_a_chain_with_frozen_layers():
     [
         (
             {"options": {"maxcor": 3}},
-            'Expected numbers for gtol, .* with engine="tfp". Received: options={.maxcor.: 3}',
+            "Expected `options` that method 'L-BFGS-TFP' takes: ftol, .* Received: options={.maxcor.: 3}",
         ),
         ({"options": {"gtol": "x"}}, "Received: options="),
     ],
@@ -332,18 +326,25 @@ def test_arguments(arguments, match):
 def test_engines():
     with pytest.raises(ValueError, match="Received: engine='torch'"):
         kormos_opt.LBFGS(engine="torch")
-    assert kormos_opt.LBFGS(engine="auto").stages[0].engine == "scipy"
-    assert tfp_engine().stages[0].engine == "tfp"
+    assert kormos_opt.LBFGS(engine="auto").stages[0].name == "L-BFGS-B"
+    assert tfp_engine().stages[0].name == "L-BFGS-TFP"
     assert (
         kormos_opt.LBFGS.from_config(tfp_engine(memory=4).get_config()).get_config()
         == tfp_engine(memory=4).get_config()
     )
-    assert set(graph_run.OPTIONS) == {"gtol", "ftol", "xtol", "maxls", "maxiter", "maxfun"}
+    assert set(registry.find("L-BFGS-TFP").options) - {"memory"} == {
+        "gtol",
+        "ftol",
+        "xtol",
+        "maxls",
+        "maxiter",
+        "maxfun",
+    }
 
 
 def test_no_bounds_and_no_streams():
     x, y = regression()
-    with pytest.raises(ValueError, match="Expected no bounds for engine='tfp'"):
+    with pytest.raises(ValueError, match=r"Expected no bounds for L-BFGS-TFP.*Use engine='scipy'"):
         compiled(linear(), tfp_engine(bounds={"kernel": (0, None)})).fit(x, y, verbose=0)
     with pytest.raises(ValueError, match="Use engine='scipy'"):
         compiled(linear(), tfp_engine(cache=False)).fit(x, y, verbose=0)
@@ -362,18 +363,18 @@ def test_ctrl_c_is_no_error(after, monkeypatch, caplog):
     whole, cut = (compiled(network(), tfp_engine(precision="float64")) for _ in range(2))
     cut.set_weights(whole.get_weights())
     whole.fit(x, y, epochs=6 + after, verbose=0)
-    advance, left = GraphRun._advance, [4]
+    advance, left = GraphRun._run_step, [4]
 
-    def interrupted(self, batch):
+    def interrupted(self):
         left[0] -= 1
         if left[0] == 0 and not after:
             raise KeyboardInterrupt
-        advanced = advance(self, batch)
+        advanced = advance(self)
         if left[0] == 0:
             raise KeyboardInterrupt
         return advanced
 
-    monkeypatch.setattr(GraphRun, "_advance", interrupted)
+    monkeypatch.setattr(GraphRun, "_run_step", interrupted)
     with pytest.raises(KeyboardInterrupt):
         cut.fit(x, y, epochs=6, verbose=0)
     monkeypatch.undo()

@@ -1,5 +1,6 @@
 """Whatever ends a fit, the weights are the last accepted iterate and nothing is left behind."""
 
+import dataclasses
 import gc
 import signal
 import threading
@@ -11,12 +12,15 @@ import keras
 import numpy as np
 import psutil
 import pytest
+import tensorflow as tf
 import threadpoolctl
 
-from kormos_opt.objective.objective import Objective
+from kormos_opt.objective.bound_objective import BoundObjective
 from kormos_opt.optimizers import LBFGS, ScipyBatchOptimizer
-from kormos_opt.solvers import scipy_minimize
-from kormos_opt.training.solver_run import SolverRun, _one_blas_thread, _OneBlasThread
+from kormos_opt.solvers import registry
+from kormos_opt.training.one_blas_thread import OneBlasThread, one_blas_thread
+from kormos_opt.training.solver_run import SolverRun
+from tests.helpers import assert_weights
 from tests.problems import compiled, linear, network, regression
 
 
@@ -36,11 +40,6 @@ class Accepted(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         self.weights = self.model.get_weights()
-
-
-def assert_weights(model, weights):
-    for now, then in zip(model.get_weights(), weights, strict=True):
-        np.testing.assert_array_equal(now, then)
 
 
 class BoomError(Exception):
@@ -78,7 +77,7 @@ def test_exception_in_a_callback(hook):
 
 def fail_at(monkeypatch, number, error):
     """Raises `error` after so many evaluations."""
-    evaluate, left = Objective.evaluate, [number]
+    evaluate, left = BoundObjective.evaluate, [number]
 
     def failing(self, *arguments):
         evaluation = evaluate(self, *arguments)
@@ -87,7 +86,7 @@ def fail_at(monkeypatch, number, error):
             raise error
         return evaluation
 
-    monkeypatch.setattr(Objective, "evaluate", failing)
+    monkeypatch.setattr(BoundObjective, "evaluate", failing)
 
 
 @pytest.mark.parametrize("error", [BoomError, MemoryError])
@@ -269,12 +268,14 @@ def test_deleted_while_suspended():
 
 
 def test_data_is_not_kept_after_fit():
-    x, y = regression()
+    """Of the suspended solver, the compiled graphs and the last evaluation, none holds a tensor with all rows."""
+    x, y = regression(rows=1234)
     model = compiled(network())
-    model.fit(x, y, epochs=1, verbose=0)
-    train_function = model.train_function
-    assert train_function._data is None
-    assert train_function._batch is None
+    model.fit(x, y, epochs=2, verbose=0)
+    gc.collect()
+    tensors = [each for each in gc.get_objects() if isinstance(each, tf.Tensor) and not tf.is_symbolic_tensor(each)]
+    assert 1234 not in [tensor.shape[0] for tensor in tensors if tensor.shape.rank]
+    assert model.train_function._progress.is_suspended
 
 
 def test_recompiling_ends_the_suspended_solver():
@@ -290,7 +291,7 @@ def test_recompiling_ends_the_suspended_solver():
 def test_blas_is_limited_while_the_solver_computes_and_only_then(monkeypatch):
     x, y = regression()
     in_solver, in_objective = [], []
-    evaluate, minimize = Objective.evaluate, scipy_minimize.minimize
+    evaluate, method = BoundObjective.evaluate, registry.find("L-BFGS-B")
 
     def blas_threads():
         return {library["num_threads"] for library in threadpoolctl.threadpool_info() if library["user_api"] == "blas"}
@@ -299,8 +300,8 @@ def test_blas_is_limited_while_the_solver_computes_and_only_then(monkeypatch):
         in_objective.append(blas_threads())
         return evaluate(self, *arguments)
 
-    def looking_minimize(*arguments):
-        inner, answer = minimize(*arguments), None
+    def looking_minimize(*arguments, **options):
+        inner, answer = method.start(*arguments, **options), None
         try:
             while True:
                 in_solver.append(blas_threads())
@@ -308,8 +309,8 @@ def test_blas_is_limited_while_the_solver_computes_and_only_then(monkeypatch):
         finally:
             inner.close()
 
-    monkeypatch.setattr(Objective, "evaluate", looking_evaluate)
-    monkeypatch.setattr(scipy_minimize, "minimize", looking_minimize)
+    monkeypatch.setattr(BoundObjective, "evaluate", looking_evaluate)
+    monkeypatch.setitem(registry.METHODS, "l-bfgs-b", dataclasses.replace(method, start=looking_minimize))
     with threadpoolctl.threadpool_limits(2, "blas"):
         compiled(network()).fit(x, y, epochs=2, verbose=0)
         assert blas_threads() == {2}
@@ -339,7 +340,7 @@ def test_result_after_an_error_is_not_that_of_an_earlier_fit(monkeypatch):
         model.fit(x, y * np.nan, verbose=0)
     assert model.optimizer.result is None
     model.set_weights([weight + 1 for weight in model.get_weights()])
-    evaluate, left = Objective.evaluate, [4]
+    evaluate, left = BoundObjective.evaluate, [4]
 
     def failing(self, *arguments):
         left[0] -= 1
@@ -347,7 +348,7 @@ def test_result_after_an_error_is_not_that_of_an_earlier_fit(monkeypatch):
             raise BoomError
         return evaluate(self, *arguments)
 
-    monkeypatch.setattr(Objective, "evaluate", failing)
+    monkeypatch.setattr(BoundObjective, "evaluate", failing)
     with pytest.raises(BoomError):
         model.fit(x, y, epochs=9, verbose=0)
     assert not model.optimizer.result.success
@@ -363,7 +364,7 @@ def test_error_puts_back_the_state_from_the_start_of_its_own_fit(monkeypatch):
     def failing(self, *arguments):
         raise BoomError
 
-    monkeypatch.setattr(Objective, "evaluate", failing)
+    monkeypatch.setattr(BoundObjective, "evaluate", failing)
     with pytest.raises(BoomError):
         model.fit(x, y, verbose=0)
     np.testing.assert_array_equal(model.layers[0].moving_mean.numpy(), [7.0] * 4)
@@ -403,18 +404,18 @@ def test_blas_has_its_threads_back_after_concurrent_fits():
     def blas_threads():
         return {library["num_threads"] for library in threadpoolctl.threadpool_info() if library["user_api"] == "blas"}
 
-    first, second = _OneBlasThread(), None
+    first, second = OneBlasThread(), None
     with threadpoolctl.threadpool_limits(2, "blas"):
         with first:
             assert blas_threads() == {1}
         assert blas_threads() == {2}
-        second = threading.Thread(target=lambda: _one_blas_thread.__enter__())
-        _one_blas_thread.__enter__()
+        second = threading.Thread(target=lambda: one_blas_thread.__enter__())
+        one_blas_thread.__enter__()
         second.start()
         second.join()
-        _one_blas_thread.__exit__()
+        one_blas_thread.__exit__()
         assert blas_threads() == {1}
-        _one_blas_thread.__exit__()
+        one_blas_thread.__exit__()
         assert blas_threads() == {2}
 
 

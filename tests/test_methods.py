@@ -10,9 +10,9 @@ import scipy.optimize
 
 import kormos_opt
 from kormos_opt.optimizers import LBFGS, METHODS, NAMES, ScipyBatchOptimizer
-from kormos_opt.solvers import scipy_methods
+from kormos_opt.solvers import registry, scipy_methods
+from tests.helpers import whole_and_pieces
 from tests.problems import compiled, linear, network, prepared, regression
-from tests.test_resume import whole_and_pieces
 
 METHOD_NAMES = [optimizer.method for optimizer in METHODS]
 WITHOUT_DERIVATIVES = ["Nelder-Mead", "Powell", "COBYLA", "COBYQA"]
@@ -47,16 +47,16 @@ def test_an_epoch_is_an_iteration_as_scipy_counts_them(name, float64):
     x, y = regression(dtype="float64")
     convex = name == "dogleg"  # which the indefinite Hessian of a network ends
     model = compiled(linear() if convex else network(units=2), ScipyBatchOptimizer(method=name))
-    objective, batch = prepared(model, x, y)
+    objective = prepared(model, x, y)
     start = objective.parameters.ravel()
-    functions = {"fun": lambda x: objective.evaluate(x, batch, gradient=False).fun}
-    kind = scipy_methods.method(name).derivatives
+    functions = {"fun": lambda x: objective.evaluate(x, gradient=False).fun}
+    kind = registry.find(name).derivatives
     if kind != "none":
-        functions = {"fun": lambda x: objective.evaluate(x, batch)[1:3], "jac": True}
+        functions = {"fun": lambda x: objective.evaluate(x)[1:3], "jac": True}
     if kind == "product":
-        functions["hessp"] = lambda x, p: objective.products(x, np.array(p, "float64"), batch)
+        functions["hessp"] = lambda x, p: objective.products(x, np.array(p, "float64"))
     if kind == "hessian":
-        functions["hess"] = lambda x: objective.products(x, np.eye(x.size), batch)
+        functions["hess"] = lambda x: objective.products(x, np.eye(x.size))
     expected = []
     limit = {"maxfun": 60} if name == "TNC" else {"maxiter": 200 if name == "COBYLA" else 12}
     scipy.optimize.minimize(
@@ -88,7 +88,7 @@ def test_columns(name):
     gradient = [] if name in WITHOUT_DERIVATIVES else ["grad"]
     assert sorted(history) == sorted(["fg_evals", "hessp_evals", "loss", "mae", *gradient])
     assert all(np.diff(history["fg_evals"]) >= 0) and history["fg_evals"][0] >= 1
-    second_order = scipy_methods.method(name).derivatives in ("product", "hessian")
+    second_order = registry.find(name).derivatives in ("product", "hessian")
     assert (history["hessp_evals"][-1] > 0) == second_order
 
 

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 import kormos_opt
 from kormos_opt.models import BatchOptimizedModel, BatchOptimizedSequentialModel
-from kormos_opt.objective.objective import Objective
+from kormos_opt.objective.bound_objective import BoundObjective
 from kormos_opt.optimizers import BatchOptimizer, ScipyBatchOptimizer
 from tests.problems import compiled, finite_differences, linear, network, regression
 
@@ -227,13 +227,13 @@ def test_they_are_what_scipy_takes():
 
 def test_values_are_kept(monkeypatch):
     _, optimizer = built()
-    x0, evaluations, evaluate = optimizer.get_weights(), [], Objective.evaluate
+    x0, evaluations, evaluate = optimizer.get_weights(), [], BoundObjective.evaluate
 
     def counted(*arguments):
         evaluations.append(1)
         return evaluate(*arguments)
 
-    monkeypatch.setattr(Objective, "evaluate", counted)
+    monkeypatch.setattr(BoundObjective, "evaluate", counted)
     for point in [x0 + shift for shift in range(10)] * 2:
         optimizer.func(point), optimizer.grad(point)
     assert len(evaluations) == 10

@@ -15,28 +15,28 @@ KERAS = tuple(int(number) for number in keras.__version__.split(".")[:2])
 @pytest.mark.parametrize("kind", LAYERS)
 def test_gradient_is_that_of_finite_differences(kind, float64):
     model, x, y = model_and_data(kind)
-    objective, batch = prepared(compiled(model), x, y)
+    objective = prepared(compiled(model), x, y)
     rng = np.random.default_rng(2)
     x0 = objective.parameters.ravel() + 0.01 * rng.normal(size=objective.parameters.size)
-    evaluation = objective.evaluate(x0, batch)
+    evaluation = objective.evaluate(x0)
     for _ in range(3):
         direction = rng.normal(size=x0.size)
-        slope = finite_differences(lambda x: objective.evaluate(x, batch).fun, x0, direction)
+        slope = finite_differences(lambda x: objective.evaluate(x).fun, x0, direction)
         np.testing.assert_allclose(evaluation.jac @ direction, slope, rtol=1e-6, atol=1e-8)
 
 
 @pytest.mark.parametrize("kind", ["Dense", "Dropout", "GaussianNoise", "RandomTranslation", "BatchNormalization"])
 def test_two_evaluations_at_one_point_agree_to_the_last_bit(kind):
     model, x, y = model_and_data(kind)
-    objective, batch = prepared(compiled(model, LBFGS(batch_size=7), metrics=["mae"]), x, y)
+    objective = prepared(compiled(model, LBFGS(batch_size=7), metrics=["mae"]), x, y)
     here = objective.parameters.ravel()
-    first = objective.evaluate(here, batch)
-    elsewhere = objective.evaluate(here + 0.1, batch)
-    again = objective.evaluate(here, batch)
+    first = objective.evaluate(here)
+    elsewhere = objective.evaluate(here + 0.1)
+    again = objective.evaluate(here)
     assert first.fun == again.fun != elsewhere.fun
     np.testing.assert_array_equal(first.jac, again.jac)
     assert float(first.logs["mae"]) == float(again.logs["mae"])
-    for one, other in zip(first.averages, again.averages, strict=True):
+    for one, other in zip(first.moving_statistics, again.moving_statistics, strict=True):
         np.testing.assert_array_equal(one, other)
 
 
@@ -94,9 +94,9 @@ def test_rebatching_leaves_the_objective_alone(kind, batch_size, float64):
     x0 = None
     evaluations = []
     for size in (60, batch_size):
-        objective, batch = prepared(compiled(model, LBFGS(batch_size=size), loss), x, y, sample_weight)
+        objective = prepared(compiled(model, LBFGS(batch_size=size), loss), x, y, sample_weight)
         x0 = objective.parameters.ravel() if x0 is None else x0
-        evaluations.append(objective.evaluate(x0, batch))
+        evaluations.append(objective.evaluate(x0))
     whole, cut = evaluations
     # Before 3.13, Keras adds 1e-7 to the number of valid entries of a mask.
     added = 2e-7 if "masked" in kind and KERAS < (3, 13) else 0
@@ -108,18 +108,18 @@ def test_rebatching_leaves_the_objective_alone(kind, batch_size, float64):
 def test_objective_of_one_batch_is_the_loss_that_keras_reports(kind, float64):
     make, data, loss, sample_weight = LOSSES[kind]
     model, (x, y) = compiled(make(), loss=made(loss)), data(60)
-    objective, batch = prepared(model, x, y, sample_weight)
-    fun = objective.evaluate(objective.parameters.ravel(), batch).fun
+    objective = prepared(model, x, y, sample_weight)
+    fun = objective.evaluate(objective.parameters.ravel()).fun
     np.testing.assert_allclose(fun, model.test_on_batch(x, y, sample_weight), rtol=1e-12)
 
 
 def test_sum_is_a_plain_sum_with_penalties_once(float64):
     x, y = regression(dtype="float64")
     model = compiled(with_penalties(), LBFGS(batch_size=8), keras.losses.MeanSquaredError(reduction="sum"))
-    objective, batch = prepared(model, x, y)
+    objective = prepared(model, x, y)
     penalty = 0.01 * np.sum(model.layers[0].kernel.numpy() ** 2)
     expected = np.sum((model.predict(x, verbose=0) - y) ** 2) + penalty
-    np.testing.assert_allclose(objective.evaluate(objective.parameters.ravel(), batch).fun, expected, rtol=1e-12)
+    np.testing.assert_allclose(objective.evaluate(objective.parameters.ravel()).fun, expected, rtol=1e-12)
 
 
 def test_mixed_reductions_of_two_outputs(float64):
@@ -128,12 +128,12 @@ def test_mixed_reductions_of_two_outputs(float64):
     model = keras.Model(inputs, outputs)
     mse = keras.losses.MeanSquaredError
     x, y = regression(dtype="float64")
-    objective, batch = prepared(
+    objective = prepared(
         compiled(model, LBFGS(batch_size=6), [mse(reduction="sum"), mse()], loss_weights=[0.5, 2.0]), x, [y, x[:, :2]]
     )
     a, b = model.predict(x, verbose=0)
     expected = 0.5 * np.sum((a - y) ** 2) + 2 * np.mean((b - x[:, :2]) ** 2)
-    evaluation = objective.evaluate(objective.parameters.ravel(), batch)
+    evaluation = objective.evaluate(objective.parameters.ravel())
     np.testing.assert_allclose(evaluation.fun, expected, rtol=1e-12)
     np.testing.assert_allclose(float(evaluation.logs["a_loss"]), np.sum((a - y) ** 2), rtol=1e-12)
 
@@ -159,12 +159,12 @@ def test_seeds_are_where_they_were_after_fit(eager):
 def test_one_evaluation_is_one_function_call():
     """The whole pass over many chunks is one concrete function with a loop over slices inside."""
     x, y = regression()
-    objective, batch = prepared(compiled(network(), LBFGS(batch_size=7)), x, y)
-    objective.evaluate(objective.parameters.ravel(), batch)
+    objective = prepared(compiled(network(), LBFGS(batch_size=7)), x, y)
+    objective.evaluate(objective.parameters.ravel())
     calls = []
-    whole = batch.passes["gradient"]
-    batch.passes["gradient"] = lambda point: calls.append(1) or whole(point)
-    objective.evaluate(objective.parameters.ravel(), batch)
+    whole = objective._over_whole["gradient"]
+    objective._over_whole["gradient"] = lambda point: calls.append(1) or whole(point)
+    objective.evaluate(objective.parameters.ravel())
     assert calls == [1]
 
 
@@ -174,8 +174,8 @@ def test_eager_and_compiled_agree():
     evaluations = []
     for eager in (False, True):
         compiled(model, LBFGS(batch_size=7), run_eagerly=eager, metrics=["mae"])
-        objective, batch = prepared(model, x, y)
-        evaluations.append(objective.evaluate(objective.parameters.ravel(), batch))
+        objective = prepared(model, x, y)
+        evaluations.append(objective.evaluate(objective.parameters.ravel()))
     graph, eager = evaluations
     np.testing.assert_allclose(graph.fun, eager.fun, rtol=1e-6)
     np.testing.assert_allclose(graph.jac, eager.jac, rtol=1e-4, atol=1e-6)
@@ -186,7 +186,7 @@ def test_unused_variables_get_a_zero_gradient():
     inputs = keras.Input((4,))
     model = keras.Model(inputs, [layers.Dense(1, name="used")(inputs), layers.Dense(1, name="unused")(inputs)])
     x, y = regression()
-    objective, batch = prepared(compiled(model, loss=["mse", None]), x, [y, y])
-    jac = objective.evaluate(objective.parameters.ravel(), batch).jac
+    objective = prepared(compiled(model, loss=["mse", None]), x, [y, y])
+    jac = objective.evaluate(objective.parameters.ravel()).jac
     assert np.all(jac[:5] != 0)
     np.testing.assert_array_equal(jac[5:], np.zeros(5))

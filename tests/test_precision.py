@@ -17,9 +17,9 @@ def test_float32_model_has_the_loss_of_its_float64_twin(kind):
     model, x, y = model_and_data(kind)
     if "Noise" in kind or "Dropout" in kind or "Random" in kind:
         pytest.skip("random numbers differ by dtype")
-    objective, batch = prepared(compiled(model, LBFGS(precision="float64")), x, y)
+    objective = prepared(compiled(model, LBFGS(precision="float64")), x, y)
     weights = model.get_weights()
-    here = objective.evaluate(objective.parameters.ravel(), batch)
+    here = objective.evaluate(objective.parameters.ravel())
     assert {layer.compute_dtype for layer in model.layers} == {"float32"}
     keras.config.set_floatx("float64")
     keras.config.set_dtype_policy("float64")
@@ -27,8 +27,8 @@ def test_float32_model_has_the_loss_of_its_float64_twin(kind):
         twin, *_ = model_and_data(kind)
         twin.set_weights(weights)
         as_float32 = x if x.dtype.kind == "i" else x.astype("float32")
-        objective, batch = prepared(compiled(twin), as_float32, y.astype("float32"))
-        there = objective.evaluate(objective.parameters.ravel(), batch)
+        objective = prepared(compiled(twin), as_float32, y.astype("float32"))
+        there = objective.evaluate(objective.parameters.ravel())
     finally:
         keras.config.set_floatx("float32")
         keras.config.set_dtype_policy("float32")
@@ -42,12 +42,12 @@ def test_float32_model_has_the_loss_of_its_float64_twin(kind):
 def test_every_weight_is_read_in_double_precision(kind):
     """A change far below the resolution of float32 changes f as the gradient says."""
     model, x, y = model_and_data(kind)
-    objective, batch = prepared(compiled(model, LBFGS(precision="float64")), x, y)
+    objective = prepared(compiled(model, LBFGS(precision="float64")), x, y)
     here = objective.parameters.ravel()
-    jac = objective.evaluate(here, batch).jac
+    jac = objective.evaluate(here).jac
     for i in np.flatnonzero(np.abs(jac) > 1e-2):
         direction = np.eye(here.size)[i]
-        slope = finite_differences(lambda x: objective.evaluate(x, batch).fun, here, direction, step=1e-7)
+        slope = finite_differences(lambda x: objective.evaluate(x).fun, here, direction, step=1e-7)
         np.testing.assert_allclose(jac[i], slope, rtol=1e-5)
 
 
@@ -116,11 +116,11 @@ def test_loss_of_a_float64_model_is_put_right(global_policy):
         model = compiled(keras.Model(inputs, dense(inputs)))
     finally:
         keras.config.set_dtype_policy("float32")
-    objective, batch = prepared(model, x, y)
+    objective = prepared(model, x, y)
     x0 = objective.parameters.ravel()
     direction = np.ones(x0.size)
-    slope = finite_differences(lambda x: objective.evaluate(x, batch).fun, x0, direction)
-    np.testing.assert_allclose(objective.evaluate(x0, batch).jac @ direction, slope, rtol=1e-9)
+    slope = finite_differences(lambda x: objective.evaluate(x).fun, x0, direction)
+    np.testing.assert_allclose(objective.evaluate(x0).jac @ direction, slope, rtol=1e-9)
 
 
 @pytest.mark.parametrize(("dtype", "expected"), [("float32", 2**-23), ("float64", 2**-52), ("bfloat16", 2**-7)])
@@ -162,14 +162,14 @@ def test_own_losses_and_steps_compute_in_float64(kind):
     inputs = keras.Input((4,))
     hidden = keras.layers.Dense(5, "tanh")(inputs)
     model = compiled(kind(inputs, keras.layers.Dense(1)(hidden)), LBFGS(precision="float64"))
-    objective, batch = prepared(model, x, y)
+    objective = prepared(model, x, y)
     x0 = objective.parameters.ravel()
-    fun = objective.evaluate(x0, batch).fun
+    fun = objective.evaluate(x0).fun
     assert fun != float(np.float32(fun))
     direction = np.ones(x0.size)
     if kind is OwnLoss:
-        slope = finite_differences(lambda x: objective.evaluate(x, batch).fun, x0, direction)
-        np.testing.assert_allclose(objective.evaluate(x0, batch).jac @ direction, slope, rtol=1e-9)
+        slope = finite_differences(lambda x: objective.evaluate(x).fun, x0, direction)
+        np.testing.assert_allclose(objective.evaluate(x0).jac @ direction, slope, rtol=1e-9)
 
 
 def test_loss_that_stays_float32_is_refused():

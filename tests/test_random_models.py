@@ -45,9 +45,9 @@ def as_dataset(batches):
     return data
 
 
-def values(objective, batch, x0, p):
+def values(objective, x0, p):
     """f with gradient and metrics at `x0`, and the Hessian times `p` there."""
-    return objective.evaluate(x0, batch), None if p is None else objective.products(x0, p, batch)
+    return objective.evaluate(x0), None if p is None else objective.products(x0, p)
 
 
 def test_cuts_change_nothing(seed, float64):
@@ -55,26 +55,26 @@ def test_cuts_change_nothing(seed, float64):
     print(f"seed {seed}: {case.words}")
     rows = len(keras.tree.flatten(case.x)[0])
     arrays = case.x, _as_tuple(case.y), _as_tuple(case.sample_weight)
-    objective, batch = made(case, LBFGS(batch_size=rows), *arrays)
+    objective = made(case, LBFGS(batch_size=rows), *arrays)
     x0, direction = objective.parameters.ravel(), rng.normal(size=objective.parameters.size)
     p = direction if rng.random() < 0.5 else None  # second derivatives take long to trace
-    whole = values(objective, batch, x0, p)
+    whole = values(objective, x0, p)
     objective.parameters.assign(x0)
     if case.is_stock:
         expected = case.model.test_on_batch(case.x, case.y, case.sample_weight)
         np.testing.assert_allclose(whole[0].fun, np.ravel(expected)[0], rtol=1e-11)
-    slope = finite_differences(lambda x: objective.evaluate(x, batch).fun, x0, direction)
+    slope = finite_differences(lambda x: objective.evaluate(x).fun, x0, direction)
     np.testing.assert_allclose(whole[0].jac @ direction, slope, rtol=1e-5, atol=1e-7)
     for _ in range(2):
-        cut = objective.prepare(BatchList(random_batches(rng, rows, case), rows))
-        assert_same(values(objective, cut, x0, p), whole)
+        cut = objective.objective.bind(BatchList(random_batches(rng, rows, case), rows))
+        assert_same(values(cut, x0, p), whole)
     objective.parameters.assign(x0)
     how = rng.random()
     if how < 0.3:
-        assert_same(values(*made(case, LBFGS(batch_size=int(rng.integers(1, rows))), *arrays), x0, p), whole)
+        assert_same(values(made(case, LBFGS(batch_size=int(rng.integers(1, rows))), *arrays), x0, p), whole)
     elif how < 0.4:
         streamed = made(case, LBFGS(cache=False), as_dataset(random_batches(rng, rows, case)))
-        assert_same(values(*streamed, x0, p), whole)
+        assert_same(values(streamed, x0, p), whole)
 
 
 def made(case, optimizer, *data):

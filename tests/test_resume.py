@@ -7,46 +7,8 @@ import numpy as np
 import pytest
 
 import kormos_opt
+from tests.helpers import whole_and_pieces, with_dropout_and_batchnorm
 from tests.problems import compiled, network, regression
-
-
-def flat_weights(model):
-    return np.concatenate([np.ravel(weight) for weight in model.get_weights()])
-
-
-class Iterates(keras.callbacks.Callback):
-    """Collects the weights at the end of every epoch."""
-
-    def __init__(self):
-        super().__init__()
-        self.x = []
-
-    def on_epoch_end(self, epoch, logs=None):
-        self.x.append(flat_weights(self.model))
-
-
-def with_dropout_and_batchnorm():
-    layers = keras.layers
-    return keras.Sequential(
-        [keras.Input((4,)), layers.Dense(6, "tanh"), layers.BatchNormalization(), layers.Dropout(0.3), layers.Dense(1)]
-    )
-
-
-def whole_and_pieces(make, pieces, optimizer=kormos_opt.LBFGS, **fit):
-    whole, cut = Iterates(), Iterates()
-    model = compiled(make(), optimizer())
-    copy = keras.models.clone_model(model)
-    copy.set_weights(model.get_weights())
-    for one, other in zip(model.non_trainable_variables, copy.non_trainable_variables, strict=True):
-        other.assign(one)
-    history = model.fit(*regression(), epochs=pieces[-1], callbacks=[whole], verbose=0, **fit).history
-    compiled(copy, optimizer())
-    rows = {name: [] for name in history}
-    for start, end in zip((0, *pieces), pieces, strict=False):
-        more = copy.fit(*regression(), epochs=end, initial_epoch=start, callbacks=[cut], verbose=0, **fit).history
-        for name in rows:
-            rows[name] += more[name]
-    return whole.x, cut.x, history, rows, model, copy
 
 
 @pytest.mark.parametrize("make", [network, with_dropout_and_batchnorm])

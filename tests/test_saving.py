@@ -12,8 +12,8 @@ import pytest
 import tensorflow as tf
 
 import kormos_opt
+from tests.helpers import flat_weights
 from tests.problems import compiled, network, regression
-from tests.test_resume import flat_weights
 
 ENGINES = ["scipy", "tfp"]
 READ = """
@@ -150,7 +150,7 @@ def test_models_of_other_optimizers_are_pickled_as_ever():
 @pytest.mark.parametrize(("room", "how"), [(64, "keras"), (2, "keras"), (2, "weights")])
 def test_any_number_of_seeds_goes_on_from_a_file(room, how, tmp_path, monkeypatch):
     """Dropout in the graph engine: the masks of a file are those of the fit that wrote it, epoch after epoch."""
-    monkeypatch.setattr("kormos_opt.training.graph_run._SEEDS", room)
+    monkeypatch.setattr("kormos_opt.graph_solvers.variables.SEEDS", room)
 
     def make():
         dropouts = [keras.layers.Dropout(0.01) for _ in range(3)]

@@ -9,8 +9,9 @@ import scipy.optimize
 
 import kormos_opt
 from kormos_opt.optimizers import METHODS, ScipyBatchOptimizer
-from kormos_opt.solvers import scipy_methods
-from kormos_opt.solvers.scipy_options import check_options, known_options
+from kormos_opt.solvers import registry, scipy_methods
+from kormos_opt.solvers.scipy_options import known_options
+from kormos_opt.stages.options import check_options
 from tests.problems import compiled, linear, regression
 
 NAMES = [method.name for method in scipy_methods.METHODS.values()]
@@ -24,10 +25,10 @@ def test_scipy_takes_every_option_that_is_known(name):
         for option, value in known_options(name).items()
         if value is not None and type(value) is not object and option not in ("disp", "return_all", "iprint", "verbose")
     }
-    options |= scipy_methods.method(name).unlimited
-    check_options(name, None, options)
-    derivatives = {} if scipy_methods.method(name).derivatives == "none" else {"jac": lambda x: 2 * x}
-    if scipy_methods.method(name).derivatives in ("hessian", "product"):
+    options |= registry.find(name).unlimited
+    check_options(registry.find(name), None, options)
+    derivatives = {} if registry.find(name).derivatives == "none" else {"jac": lambda x: 2 * x}
+    if registry.find(name).derivatives in ("hessian", "product"):
         derivatives["hess"] = lambda x: 2 * np.eye(2)
     result = scipy.optimize.minimize(lambda x: x @ x, np.ones(2), method=name, options=options, **derivatives)
     assert np.abs(result.x).max() < 1e-2
@@ -35,7 +36,7 @@ def test_scipy_takes_every_option_that_is_known(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_limits_and_tolerances_of_the_table_are_options(name):
-    method = scipy_methods.method(name)
+    method = registry.find(name)
     assert {*method.limits, *method.tolerances} <= known_options(name).keys()
 
 
@@ -78,7 +79,7 @@ def test_a_constructor_solves_nothing(tmp_path):
     loaded = keras.models.load_model(tmp_path / "model.keras")
     kormos_opt.TrustConstr(tol=0, options={"maxiter": 10**9})
     assert time.monotonic() - start < 20
-    assert loaded.optimizer.plan.options == {"maxiter": 10**9}
+    assert loaded.optimizer.plan.arguments["options"] == {"maxiter": 10**9}
 
 
 def test_no_constructor_calls_scipy(monkeypatch):

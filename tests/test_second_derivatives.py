@@ -16,12 +16,12 @@ layers = keras.layers
 
 def check_product(model, x, y):
     """A product against the difference quotient of the gradient, at a point a little off the initial weights."""
-    objective, batch = prepared(model, x, y)
+    objective = prepared(model, x, y)
     rng = np.random.default_rng(2)
     x0 = objective.parameters.ravel() + 0.01 * rng.normal(size=objective.parameters.size)
     direction = rng.normal(size=x0.size)
-    product = objective.products(x0, direction, batch)
-    quotient = finite_differences(lambda x: objective.evaluate(x, batch).jac, x0, direction)
+    product = objective.products(x0, direction)
+    quotient = finite_differences(lambda x: objective.evaluate(x).jac, x0, direction)
     assert np.linalg.norm(product - quotient) <= 1e-6 * np.linalg.norm(quotient)
 
 
@@ -57,20 +57,20 @@ def test_losses_have_second_derivatives(loss, units, activation, float64):
 @pytest.mark.parametrize("kind", ["Dense", "Conv2D", "Embedding", "BatchNormalization", "MultiHeadAttention"])
 def test_a_block_of_vectors_is_multiplied_as_one_by_one(kind, float64):
     model, x, y = model_and_data(kind)
-    objective, batch = prepared(compiled(model), x, y)
+    objective = prepared(compiled(model), x, y)
     assert objective._vectors_per_block > 1
     objective._vectors_per_block = 3
     x0 = objective.parameters.ravel()
     vectors = np.random.default_rng(0).normal(size=(4, x0.size))
-    one_by_one = [objective.products(x0, vector, batch) for vector in vectors]
-    np.testing.assert_allclose(objective.products(x0, vectors, batch), one_by_one, rtol=1e-12, atol=1e-14)
+    one_by_one = [objective.products(x0, vector) for vector in vectors]
+    np.testing.assert_allclose(objective.products(x0, vectors), one_by_one, rtol=1e-12, atol=1e-14)
 
 
 @pytest.mark.parametrize("kind", ["Dense", "Conv2D", "GRU", "BatchNormalization", "Dropout", "regularizers"])
 def test_the_hessian_is_symmetric(kind, float64):
     model, x, y = model_and_data(kind)
-    objective, batch = prepared(compiled(model), x, y)
-    hessian = objective.products(objective.parameters.ravel(), np.eye(objective.parameters.size), batch)
+    objective = prepared(compiled(model), x, y)
+    hessian = objective.products(objective.parameters.ravel(), np.eye(objective.parameters.size))
     np.testing.assert_allclose(hessian, hessian.T, atol=1e-12)
 
 
@@ -79,29 +79,29 @@ def test_the_hessian_is_symmetric(kind, float64):
 def test_chunks_and_streams_leave_a_product_alone(batch_size, cache, float64):
     x, y = regression(dtype="float64")
     model = network(kernel_regularizer="l2")
-    reference, whole = prepared(compiled(model), x, y)
+    reference = prepared(compiled(model), x, y)
     x0 = reference.parameters.ravel()
     direction = np.random.default_rng(0).normal(size=x0.size)
-    expected = reference.products(x0, direction, whole)
-    objective, batch = prepared(compiled(model, LBFGS(batch_size=batch_size, cache=cache)), x, y, batch_size=batch_size)
-    np.testing.assert_allclose(objective.products(x0, direction, batch), expected, rtol=1e-12)
+    expected = reference.products(x0, direction)
+    objective = prepared(compiled(model, LBFGS(batch_size=batch_size, cache=cache)), x, y, batch_size=batch_size)
+    np.testing.assert_allclose(objective.products(x0, direction), expected, rtol=1e-12)
 
 
 def test_float32_weights_with_float64_precision():
     x, y = regression()
     model = network()
-    objective, batch = prepared(compiled(model, LBFGS(precision="float64")), x, y)
+    objective = prepared(compiled(model, LBFGS(precision="float64")), x, y)
     x0 = objective.parameters.ravel() + 0.01
     direction = np.random.default_rng(0).normal(size=x0.size)
-    quotient = finite_differences(lambda x: objective.evaluate(x, batch).jac, x0, direction)
-    np.testing.assert_allclose(objective.products(x0, direction, batch), quotient, rtol=1e-6, atol=1e-9)
+    quotient = finite_differences(lambda x: objective.evaluate(x).jac, x0, direction)
+    np.testing.assert_allclose(objective.products(x0, direction), quotient, rtol=1e-6, atol=1e-9)
 
 
 def test_the_value_alone_is_that_of_the_evaluation():
     x, y = regression()
-    objective, batch = prepared(compiled(network(), LBFGS(batch_size=7), metrics=["mae"]), x, y)
+    objective = prepared(compiled(network(), LBFGS(batch_size=7), metrics=["mae"]), x, y)
     x0 = objective.parameters.ravel()
-    both, value = objective.evaluate(x0, batch), objective.evaluate(x0, batch, gradient=False)
+    both, value = objective.evaluate(x0), objective.evaluate(x0, gradient=False)
     np.testing.assert_allclose(value.fun, both.fun, rtol=1e-6)
     assert value.jac is None
     np.testing.assert_allclose(float(value.logs["mae"]), float(both.logs["mae"]), rtol=1e-6)
@@ -130,11 +130,11 @@ class CountsGradients(layers.Layer):
 def test_the_value_alone_computes_no_gradient():
     x, y = regression()
     model = keras.Sequential([keras.Input((4,)), layers.Dense(3), CountsGradients(), layers.Dense(1)])
-    objective, batch = prepared(compiled(model, LBFGS(batch_size=7)), x, y)
+    objective = prepared(compiled(model, LBFGS(batch_size=7)), x, y)
     x0 = objective.parameters.ravel()
-    objective.evaluate(x0, batch, gradient=False)
+    objective.evaluate(x0, gradient=False)
     assert len(CountsGradients.backward) == 0
-    objective.evaluate(x0, batch)
+    objective.evaluate(x0)
     assert len(CountsGradients.backward) == 9
 
 
@@ -143,7 +143,7 @@ def test_an_operation_without_second_derivative_is_named():
     resized = layers.Resizing(7, 7, interpolation="bicubic")(layers.Conv2D(2, 1)(inputs))
     model = compiled(keras.Model(inputs, layers.Dense(1)(layers.Flatten()(resized))))
     rng = np.random.default_rng(0)
-    objective, batch = prepared(model, rng.normal(size=(5, 4, 4, 1)), rng.normal(size=(5, 1)))
+    objective = prepared(model, rng.normal(size=(5, 4, 4, 1)), rng.normal(size=(5, 1)))
     x0 = objective.parameters.ravel()
     with pytest.raises(ValueError, match=r"(?s)second derivative.*ResizeBicubicGrad"):
-        objective.products(x0, x0, batch)
+        objective.products(x0, x0)

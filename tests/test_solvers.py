@@ -7,20 +7,11 @@ import numpy as np
 import pytest
 import scipy.optimize
 
-from kormos_opt.solvers import scipy_minimize
-from kormos_opt.solvers.base import Evaluate, HessianProduct, Iterate, Value
+from kormos_opt.solvers.base import EvaluateValue
 from kormos_opt.solvers.safeguards import safeguard
 from kormos_opt.solvers.scipy_methods import METHODS
-
-
-def rosenbrock(x):
-    return scipy.optimize.rosen(x), scipy.optimize.rosen_der(x)
-
-
-def quadratic(x):
-    scales = np.arange(1.0, x.size + 1)
-    return 0.5 * x @ (scales * x), scales * x
-
+from kormos_opt.solvers.testing import answer, drive
+from tests.helpers import quadratic, rosenbrock
 
 FEATURES = np.random.default_rng(0).normal(size=(40, 4))
 
@@ -47,29 +38,6 @@ PROBLEMS = {
 NAMES = [method.name for method in METHODS.values()]
 
 
-def answer(request, fun, hessian=None):
-    """The answer to a request of a solver."""
-    if isinstance(request, Iterate):
-        return None
-    if isinstance(request, HessianProduct):
-        matrix = hessian(request.x)
-        return matrix @ request.p if request.p.ndim == 1 else request.p @ matrix
-    return fun(request.x)[0] if isinstance(request, Value) else fun(request.x)
-
-
-def drive(solver, fun, hessian=None):
-    """Answers a solver to its end: `result, iterates, points`."""
-    requests, reply = [], None
-    while True:
-        try:
-            requests.append(solver.send(reply))
-        except StopIteration as end:
-            iterates = [request.x for request in requests if isinstance(request, Iterate)]
-            points = [request.x for request in requests if isinstance(request, (Evaluate, Value))]
-            return end.value, iterates, points
-        reply = answer(requests[-1], fun, hessian)
-
-
 def derivatives(name, fun, hessian):
     """What scipy is given by hand for a method."""
     kind = METHODS[name.lower()].derivatives
@@ -90,7 +58,7 @@ def test_is_scipy(problem, name):
         callback=lambda x, *_: seen.append(np.array(x)),
         **derivatives(name, fun, hessian),
     )
-    result, iterates, points = drive(scipy_minimize.minimize(x0, name), fun, hessian)
+    result, iterates, points = drive(METHODS[name.lower()].start(x0), fun, hessian)
     np.testing.assert_array_equal(result.x, expected.x)
     np.testing.assert_array_equal(iterates, seen)
     assert result.get("nit") == expected.get("nit")
@@ -103,10 +71,10 @@ def test_is_scipy(problem, name):
 @pytest.mark.parametrize("name", NAMES)
 def test_suspended_between_requests_and_gone_when_closed(name):
     before = threading.active_count()
-    solver = scipy_minimize.minimize(np.zeros(6), name)
+    solver = METHODS[name.lower()].start(np.zeros(6))
     request = next(solver)
     assert threading.active_count() == before + 1
-    solver.send(rosenbrock(request.x)[0] if isinstance(request, Value) else rosenbrock(request.x))
+    solver.send(rosenbrock(request.x)[0] if isinstance(request, EvaluateValue) else rosenbrock(request.x))
     solver.close()
     assert threading.active_count() == before
 
@@ -117,7 +85,7 @@ def test_gone_when_closed_in_the_middle(name):
     before = threading.active_count()
     fun, hessian, x0 = PROBLEMS["rosenbrock"]
     for requests in range(1, 20):
-        solver, reply = scipy_minimize.minimize(x0, name), None
+        solver, reply = METHODS[name.lower()].start(x0), None
         for _ in range(requests):
             reply = answer(solver.send(reply), fun, hessian)
         solver.close()
@@ -129,8 +97,8 @@ def test_two_suspended_solvers_do_not_mix(name):
     """Two runs take turns at every request, as two models do that are fitted in turns."""
     fun, hessian, _ = PROBLEMS["logistic"]
     starts = [np.full(4, start) for start in (0.0, 1.0)]
-    alone = [drive(scipy_minimize.minimize(x0, name), fun, hessian)[0].x for x0 in starts]
-    solvers = [scipy_minimize.minimize(x0, name) for x0 in starts]
+    alone = [drive(METHODS[name.lower()].start(x0), fun, hessian)[0].x for x0 in starts]
+    solvers = [METHODS[name.lower()].start(x0) for x0 in starts]
     answers, results = [None, None], [None, None]
     while None in results:
         for i, solver in enumerate(solvers):
@@ -145,15 +113,15 @@ def test_two_suspended_solvers_do_not_mix(name):
 
 def test_error_keeps_its_traceback():
     with pytest.raises(ValueError, match="maxls must be positive") as raised:
-        drive(scipy_minimize.minimize(np.zeros(6), "L-BFGS-B", options={"maxls": 0}), rosenbrock)
+        drive(METHODS["l-bfgs-b"].start(np.zeros(6), maxls=0), rosenbrock)
     assert "_minimize_lbfgsb" in [frame.name for frame in traceback.extract_tb(raised.value.__traceback__)]
 
 
 @pytest.mark.parametrize("problem", PROBLEMS)
 def test_safeguard_changes_nothing_on_a_smooth_problem(problem):
     fun, _, x0 = PROBLEMS[problem]
-    plain, plain_iterates, _ = drive(scipy_minimize.minimize(x0, "L-BFGS-B"), fun)
-    guarded, iterates, _ = drive(safeguard(scipy_minimize.minimize(x0, "L-BFGS-B"), resolution=2**-52), fun)
+    plain, plain_iterates, _ = drive(METHODS["l-bfgs-b"].start(x0), fun)
+    guarded, iterates, _ = drive(safeguard(METHODS["l-bfgs-b"].start(x0), resolution=2**-52), fun)
     np.testing.assert_array_equal(iterates, plain_iterates)
     np.testing.assert_array_equal(guarded.x, plain.x)
 
@@ -166,8 +134,8 @@ def test_ends_at_the_resolution_of_float32():
         return float(np.float32(fun)), jac.astype("float32").astype("float64")
 
     options = {"ftol": 0, "gtol": 0}
-    burnt, *_ = drive(scipy_minimize.minimize(np.zeros(4), "L-BFGS-B", options=options), coarse)
-    solver = scipy_minimize.minimize(np.zeros(4), "L-BFGS-B", options=options)
+    burnt, *_ = drive(METHODS["l-bfgs-b"].start(np.zeros(4), **options), coarse)
+    solver = METHODS["l-bfgs-b"].start(np.zeros(4), **options)
     result, iterates, points = drive(safeguard(solver, "float32", 2**-23), coarse)
     assert result.success
     assert 'precision="float64"' in result.message
@@ -184,7 +152,7 @@ def test_does_not_end_on_a_plateau_before_the_first_iterate():
         return 1 + 1e-9 * float(x @ x), 2e-9 * x
 
     result, iterates, _ = drive(
-        safeguard(scipy_minimize.minimize(np.ones(2), "L-BFGS-B", options={"gtol": 0, "ftol": 0}), "float32", 2**-23),
+        safeguard(METHODS["l-bfgs-b"].start(np.ones(2), gtol=0, ftol=0), "float32", 2**-23),
         plateau,
     )
     assert len(iterates) >= 1
@@ -201,7 +169,7 @@ def test_backs_off_from_a_wall(bad):
             return value, np.full(x.size, np.nan if kind == "gradient" else 1.0)
         return float(-np.log1p(-(x**2)).sum() + 30 * (0.99 - x).sum()), 2 * x / (1 - x**2) - 30
 
-    result, iterates, points = drive(safeguard(scipy_minimize.minimize(np.zeros(3), "L-BFGS-B")), barrier)
+    result, iterates, points = drive(safeguard(METHODS["l-bfgs-b"].start(np.zeros(3))), barrier)
     assert max(np.abs(point).max() for point in points) >= 1
     assert all(np.abs(x).max() < 1 for x in iterates)
     exact = (np.sqrt(1 + 900) - 1) / 30

@@ -2,7 +2,6 @@
 
 import gc
 import itertools
-from collections import Counter
 
 import keras
 import numpy as np
@@ -10,24 +9,8 @@ import pytest
 import tensorflow as tf
 
 import kormos_opt
+from tests.helpers import collectives, flat_weights, with_dropout_and_batchnorm
 from tests.problems import compiled, network, prepared, regression
-from tests.test_resume import flat_weights, with_dropout_and_batchnorm
-
-
-def collectives(objective, batch, name):
-    """How often each operation occurs in the graph of an evaluation or product; those of loops' bodies count once.
-
-    AddN is counted outside of the replicas only, where it is the sum over them.
-    """
-    size = objective.parameters.size
-    run, data = objective._passes[name].inside(batch.full_batch, 7)
-    point = (tf.zeros(size, tf.float64),) * (2 if name == "product" else 1)
-    whole = tf.function(lambda: run(point, batch.rows, batch.totals, *data))
-    graph = whole.get_concrete_function().graph.as_graph_def()
-    outside = Counter(node.op for node in graph.node)
-    inside = Counter(node.op for function in graph.library.function for node in function.node_def)
-    del inside["AddN"]
-    return outside + inside
 
 
 def mirrored(count):
@@ -201,8 +184,8 @@ def test_one_sum_over_replicas_an_evaluation(name):
     x, y = regression()
     with mirrored(2).scope():
         model = compiled(with_dropout_and_batchnorm(), kormos_opt.NewtonCG(batch_size=7), metrics=["mae"])
-    objective, batch = prepared(model, x, y)
-    counts = collectives(objective, batch, name)
+    objective = prepared(model, x, y)
+    counts = collectives(objective, name)
     assert counts["AddN"] == 1
     assert not any("Collective" in operation for operation in counts)
 
@@ -329,8 +312,8 @@ def test_no_host_callback_under_a_strategy():
     with mirrored(2).scope():
         model = compiled(network(), kormos_opt.LBFGS(engine="tfp"))
     model.fit(x, y, epochs=1, verbose=0)
-    (step,) = model.train_function._run._step.values()
-    _, data = model.train_function._objective.inside(prepared(model, x, y)[1])
+    (step,) = model.train_function._progress.run._step.values()
+    _, data = prepared(model, x, y).inside()
     graph = step.get_concrete_function(*data).graph.as_graph_def()
     operations = {node.op for node in graph.node} | {node.op for f in graph.library.function for node in f.node_def}
     assert not {"PyFunc", "EagerPyFunc", "PyFuncStateless"} & operations

@@ -10,8 +10,8 @@ import tensorflow as tf
 
 import kormos_opt
 from kormos_opt.data.batches import Batches
+from tests.helpers import flat_weights, with_dropout_and_batchnorm
 from tests.problems import compiled, network, regression
-from tests.test_resume import flat_weights, with_dropout_and_batchnorm
 
 X, Y = regression(dtype="float64")
 BATCHES = 9  # of 7 rows, the last of 4

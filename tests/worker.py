@@ -11,9 +11,8 @@ import numpy as np
 import tensorflow as tf
 
 import kormos_opt
+from tests.helpers import collectives, with_dropout_and_batchnorm
 from tests.problems import linear, network, prepared, regression
-from tests.test_resume import with_dropout_and_batchnorm
-from tests.test_strategies import collectives
 
 
 def fit(strategy, optimizer, data, epochs=5, make=network, **arguments):
@@ -156,8 +155,8 @@ def count_collectives(strategy):
     with strategy.scope():
         model = with_dropout_and_batchnorm()
         model.compile(optimizer=kormos_opt.NewtonCG(batch_size=7), loss="mse", metrics=["mae"])
-    objective, batch = prepared(model, *arrays())
-    return [collectives(objective, batch, name)["CollectiveReduceV2"] for name in ("gradient", "product")]
+    objective = prepared(model, *arrays())
+    return [collectives(objective, name)["CollectiveReduceV2"] for name in ("gradient", "product")]
 
 
 CASES["callbacks"] = with_callbacks

@@ -16,8 +16,7 @@ import scipy.optimize
 from scipy.optimize import OptimizeResult
 from scipy.optimize._minimize import standardize_bounds
 
-from kormos_opt.solvers import scipy_minimize
-from kormos_opt.solvers.base import Evaluate, HessianProduct, Iterate, Value
+from kormos_opt.solvers.base import EvaluateValue, EvaluateWithGradient, HessianProduct, Iterate
 from kormos_opt.solvers.fixed_weights import without_fixed
 from kormos_opt.solvers.scipy_methods import METHODS
 
@@ -68,7 +67,8 @@ def minimize(
         x0 = np.clip(x0, bounds.lb, bounds.ub)
 
     def make(x0, bounds, constraints, options):
-        return scipy_minimize.minimize(x0, name, tol, options, bounds, constraints)
+        problem = {"tol": tol, "bounds": bounds, "constraints": constraints}
+        return METHODS[name].start(x0, **problem | options)
 
     derivatives = METHODS[name].derivatives != "none"
     listed = constraints or [] if isinstance(constraints, (list, tuple, type(None))) else [constraints]
@@ -103,7 +103,7 @@ def _takes_more_than_x(callback):
 def _answers(fun, args, jac, hess, hessp):
     def answer(request):
         x = np.copy(request.x)
-        if isinstance(request, Value):
+        if isinstance(request, EvaluateValue):
             return fun(x, *args)
         if isinstance(request, HessianProduct):
             vectors = np.atleast_2d(request.p)
@@ -135,7 +135,7 @@ def _drive(solver, answer, callback):
             return _as_scipy_says_it(result)
         if not isinstance(request, Iterate):
             reply = answer(request)
-            if isinstance(request, Evaluate):
+            if isinstance(request, EvaluateWithGradient):
                 jac[request.x.tobytes()] = reply[1]
             continue
         reply, accepted = None, request.x
@@ -146,11 +146,12 @@ def _drive(solver, answer, callback):
             except StopIteration:
                 solver.close()
                 stopped = {"status": 99, "success": False, "message": "`callback` raised `StopIteration`."}
-                return OptimizeResult(x=accepted, nit=nit, fun=answer(Value(accepted)), **stopped)
+                return OptimizeResult(x=accepted, nit=nit, fun=answer(EvaluateValue(accepted)), **stopped)
 
 
 def _as_scipy_says_it(result):
     result.pop("rests_on_step", None)
+    result.pop("ending", None)
     _, found, words = result.message.rpartition("[scipy: ")
     if found:
         result.message = words[:-1]

@@ -25,7 +25,7 @@ class Stream:
 
     Attributes:
         rows: How many rows they have together.
-        batches: How many batches there are.
+        batch_count: How many batches there are.
         first_batch: The first one, kept so that no pass is begun for the shapes alone.
     """
 
@@ -33,7 +33,7 @@ class Stream:
         self._batches = batches
         self._first = self._all = None
         self._is_shuffled = False
-        self.rows = self.batches = 0
+        self.rows = self.batch_count = 0
         self.first_batch = None
         for _ in self._read():
             pass
@@ -56,7 +56,7 @@ class Stream:
             batches += 1
             yield batch
         if is_first_pass:
-            self.rows, self.batches, self._all = rows, batches, content
+            self.rows, self.batch_count, self._all = rows, batches, content
         elif rows != self.rows:
             raise RuntimeError(_OTHER_ROWS.format(self.rows, rows))
         elif content != self._all:

@@ -99,6 +99,7 @@ register(
         check_installed=check_installed,
         options={**OPTIONS, "maxls": 30, "memory": 10},
         tolerances=("ftol", "gtol"),
+        instead="engine='scipy'",
         reference=(
             "Hager and Zhang, A new conjugate gradient method with guaranteed descent and an efficient line search "
             "(2005);\nhttps://www.tensorflow.org/probability/api_docs/python/tfp/optimizer/lbfgs_minimize"

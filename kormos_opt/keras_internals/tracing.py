@@ -13,8 +13,6 @@ from keras.src.backend import AutocastScope, get_autocast_scope
 from keras.src.backend.tensorflow import nn as tensorflow_nn
 from keras.src.losses import loss as loss_module
 
-from kormos_opt.keras_internals.model import layers
-
 
 def flat_call(function: tf.types.experimental.ConcreteFunction):
     """Calls `function` with flat tensors, past the matching of arguments, which takes as long as a small evaluation."""
@@ -192,7 +190,7 @@ def reading_float64(model: keras.Model, substitutes, on_output, on_error):
 @contextlib.contextmanager
 def _casting_everything(model):
     """Inside, the layers and variables that Keras leaves out of casting (normalization, embeddings) take part in it."""
-    silent_layers = [layer for layer in layers(model) if not layer.autocast]
+    silent_layers = [layer for layer in model._flatten_layers() if not layer.autocast]
     silent_variables = [variable for variable in model.variables if not variable._autocast]
     try:
         for layer in silent_layers:

@@ -1,5 +1,7 @@
 """The objective with the data of one fit: answers what a solver asks, at points x, float64 of shape `(n,)`."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -7,13 +9,14 @@ import numpy as np
 import tensorflow as tf
 
 from kormos_opt.data.full_batch import BatchList, FullBatch, batches_of
-from kormos_opt.data.replicas import Replicas
 from kormos_opt.evaluation import Evaluation
 from kormos_opt.objective import starting_point
 from kormos_opt.objective.batch_pass import BatchPass
-from kormos_opt.objective.full_pass import FullPass, PassResult
 
 if TYPE_CHECKING:
+    from kormos_opt.data.replicas import Replicas
+    from kormos_opt.objective.chunk_sums import PassResult
+    from kormos_opt.objective.full_pass import FullPass
     from kormos_opt.objective.objective import Objective
 
 
@@ -37,7 +40,7 @@ class BoundObjective:
 
     def __init__(
         self,
-        objective: "Objective",
+        objective: Objective,
         passes: dict[str, FullPass],
         replicas: Replicas | None,
         data: FullBatch,

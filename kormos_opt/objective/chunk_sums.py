@@ -32,6 +32,20 @@ class Quantity(NamedTuple):
         return tuple(tf.zeros(shape, tf.float64) for shape in self.shapes(*point))
 
 
+class PassResult(NamedTuple):
+    """What a pass gives.
+
+    Attributes:
+        sums: The terms of all rows.
+        moving_statistics: Those of BatchNorm that it has led to.
+        logs: The logs of its last chunk: the metrics over all rows.
+    """
+
+    sums: tuple
+    moving_statistics: list
+    logs: dict
+
+
 def compiled(function: Callable, eager: bool, exact: bool = False, **options) -> Callable:
     """A `tf.function` of `function`, unless the model runs eagerly.
 

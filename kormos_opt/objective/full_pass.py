@@ -7,31 +7,21 @@ the rows are is the business of a part:
     ReplicaPass     each replica of a strategy has its own
 """
 
+from __future__ import annotations
+
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import keras
 import tensorflow as tf
 
-from kormos_opt.data.full_batch import WholeTensors
 from kormos_opt.keras_internals import tracing
-from kormos_opt.objective.chunk_sums import ChunkSums, Quantity, Structure, compiled, flat
-from kormos_opt.objective.model_state import ModelState
+from kormos_opt.objective.chunk_sums import ChunkSums, PassResult, Quantity, Structure, compiled, flat
 
-
-class PassResult(NamedTuple):
-    """What a pass gives.
-
-    Attributes:
-        sums: The terms of all rows.
-        moving_statistics: Those of BatchNorm that it has led to.
-        logs: The logs of its last chunk: the metrics over all rows.
-    """
-
-    sums: tuple
-    moving_statistics: list
-    logs: dict
+if TYPE_CHECKING:
+    from kormos_opt.data.full_batch import WholeTensors
+    from kormos_opt.objective.model_state import ModelState
 
 
 class Accumulator(NamedTuple):

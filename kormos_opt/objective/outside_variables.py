@@ -5,11 +5,17 @@ it is out of date. Looking costs no evaluation: the variables that the traced gr
 were.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import tensorflow as tf
 
 from kormos_opt.keras_internals import model as keras_model
-from kormos_opt.objective.flat_parameters import FlatParameters
-from kormos_opt.objective.model_state import ModelState
+
+if TYPE_CHECKING:
+    from kormos_opt.objective.flat_parameters import FlatParameters
+    from kormos_opt.objective.model_state import ModelState
 
 _READS_PYTHON = {"PyFunc", "EagerPyFunc", "PyFuncStateless"}
 

@@ -8,17 +8,21 @@ Divided by all rows the last two are means, as are the variables of metrics whos
 metrics are computed from those variables, so they are those of all rows, however unequal the parts.
 """
 
+from __future__ import annotations
+
 import functools
+from typing import TYPE_CHECKING
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from kormos_opt.data.replicas import Replicas
 from kormos_opt.data.rows import rows_of, static_row_count
-from kormos_opt.objective.chunk_sums import ChunkSums, Quantity, compiled, flat
-from kormos_opt.objective.full_pass import PassResult
-from kormos_opt.objective.model_state import ModelState
+from kormos_opt.objective.chunk_sums import ChunkSums, PassResult, Quantity, compiled, flat
+
+if TYPE_CHECKING:
+    from kormos_opt.data.replicas import Replicas
+    from kormos_opt.objective.model_state import ModelState
 
 
 class ReplicaPass:

@@ -1,11 +1,15 @@
 """Whether a run can start where the weights are, and where the NaN comes from if it cannot."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import keras
 import numpy as np
 
-from kormos_opt.objective.flat_parameters import FlatParameters
+if TYPE_CHECKING:
+    from kormos_opt.objective.flat_parameters import FlatParameters
 
 
 def check_weights(parameters: FlatParameters) -> None:

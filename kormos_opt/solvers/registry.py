@@ -1,15 +1,19 @@
 """The methods by name, one row each: what a method needs and takes, and how it starts. The one door for new solvers."""
 
+from __future__ import annotations
+
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from kormos_opt.solvers.base import Solver
+if TYPE_CHECKING:
+    from kormos_opt.solvers.base import Solver
+
 
 NO_LIMIT = 2**31 - 1
 _NO_OPTIONS = {"x0", "tol", "bounds", "constraints"}  # arguments of `start` that are no options
-METHODS: dict[str, "Method"] = {}
+METHODS: dict[str, Method] = {}
 """All rows, by their names in lower case."""
 
 

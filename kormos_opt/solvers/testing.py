@@ -68,7 +68,8 @@ def answer(request: Request, fun: Callable, hessian: Callable | None = None):
     if isinstance(request, Iterate):
         return None
     if isinstance(request, HessianProduct):
-        return request.p @ hessian(request.x)
+        matrix = hessian(request.x)
+        return matrix @ request.p if request.p.ndim == 1 else request.p @ matrix
     if isinstance(request, EvaluateWithGradient):
         return fun(request.x)
     if isinstance(request, EvaluateValue):

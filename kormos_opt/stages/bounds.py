@@ -46,7 +46,7 @@ def resolve(bounds, parameters: "FlatParameters", method: Method) -> Bounds | No
         return None
     if not method.bounds:
         received = f"bounds={bounds!r}" if bounds is not None else "a variable with the constraint NonNeg"
-        takers = names_of(lambda each: each.bounds)
+        takers = names_of(lambda each: each.bounds) if method.start is not None else method.instead
         raise ValueError(f"Expected no bounds for {method.name}, which takes none. Received: {received}. Use {takers}.")
     empty = np.flatnonzero(resolved.lb > resolved.ub)
     if empty.size:

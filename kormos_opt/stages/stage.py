@@ -39,7 +39,7 @@ class Context(Protocol):
         """A run of a method in the graph."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Stage:
     """One method with its settings.
 

@@ -1,11 +1,18 @@
 """Answers the requests of a solver during one fit, in one go or batch by batch."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
 
-from kormos_opt.evaluation import Evaluation
-from kormos_opt.objective.batch_pass import BatchPass
-from kormos_opt.objective.bound_objective import BoundObjective
-from kormos_opt.solvers.base import EvaluateValue, EvaluateWithGradient
+from kormos_opt.solvers.base import EvaluateWithGradient
+
+if TYPE_CHECKING:
+    from kormos_opt.evaluation import Evaluation
+    from kormos_opt.objective.batch_pass import BatchPass
+    from kormos_opt.objective.bound_objective import BoundObjective
+    from kormos_opt.solvers.base import EvaluateValue
 
 
 class FitAnswers:

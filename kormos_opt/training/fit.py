@@ -3,26 +3,31 @@
 Whatever interrupts an epoch, the model's weights are the last accepted iterate.
 """
 
+from __future__ import annotations
+
 import logging
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 import keras
 import numpy as np
 
-from kormos_opt.evaluation import Evaluation
 from kormos_opt.keras_internals import model as keras_model
 from kormos_opt.objective import precision
-from kormos_opt.objective.bound_objective import BoundObjective
-from kormos_opt.solvers.base import Solver
 from kormos_opt.solvers.endings import Ending
-from kormos_opt.solvers.registry import Method
 from kormos_opt.solvers.safeguards import safeguard
 from kormos_opt.training import advice
 from kormos_opt.training.answers import FitAnswers
 from kormos_opt.training.graph_run import GraphRun
 from kormos_opt.training.progress import Progress, Reason, why_afresh
-from kormos_opt.training.run import Run
 from kormos_opt.training.solver_run import SolverRun
+
+if TYPE_CHECKING:
+    from kormos_opt.evaluation import Evaluation
+    from kormos_opt.objective.bound_objective import BoundObjective
+    from kormos_opt.solvers.base import Solver
+    from kormos_opt.solvers.registry import Method
+    from kormos_opt.training.run import Run
 
 COLUMNS = ("grad", "fg_evals", "hessp_evals", "stage")
 _SAME = 10  # times the resolution of f: two values that differ by less are the same

@@ -4,20 +4,25 @@ Its state lives in Keras variables, so files and checkpoints carry it, and a run
 iterates.
 """
 
+from __future__ import annotations
+
 import logging
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 import tensorflow as tf
 
 from kormos_opt.data.full_batch import WholeTensors
 from kormos_opt.evaluation import Evaluation
-from kormos_opt.graph_solvers.variables import GraphSolverVariables
-from kormos_opt.objective.bound_objective import BoundObjective
 from kormos_opt.solvers.endings import Ending, at_resolution
 from kormos_opt.solvers.numerics import NEGLIGIBLE_FACTOR, finite_stand_in, is_hidden
-from kormos_opt.training.answers import FitAnswers
 from kormos_opt.training.run import Run
+
+if TYPE_CHECKING:
+    from kormos_opt.graph_solvers.variables import GraphSolverVariables
+    from kormos_opt.objective.bound_objective import BoundObjective
+    from kormos_opt.training.answers import FitAnswers
 
 _TRACED = 64  # evaluations of an iteration whose metrics are remembered
 _log = logging.getLogger("kormos_opt")

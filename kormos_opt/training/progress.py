@@ -1,12 +1,16 @@
 """What survives between two fits: where the solver stands among the stages, its run, and why it has to start afresh."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from enum import Enum
+from typing import TYPE_CHECKING
 
 from scipy.optimize import OptimizeResult
 
-from kormos_opt.stages.stage import Stage
-from kormos_opt.training.run import Run
+if TYPE_CHECKING:
+    from kormos_opt.stages.stage import Stage
+    from kormos_opt.training.run import Run
 
 
 class Reason(Enum):

@@ -1,14 +1,18 @@
 """What every run of a solver has in common: where it stands, how it is advanced, what it ends with."""
 
+from __future__ import annotations
+
 import contextlib
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from scipy.optimize import OptimizeResult
 
-from kormos_opt.evaluation import Evaluation
-from kormos_opt.solvers.base import EvaluateValue, EvaluateWithGradient
 from kormos_opt.solvers.endings import Ending
+
+if TYPE_CHECKING:
+    from kormos_opt.evaluation import Evaluation
+    from kormos_opt.solvers.base import EvaluateValue, EvaluateWithGradient
 
 
 class Answers(Protocol):

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import keras
 
-from kormos_opt.data import full_batch
+from kormos_opt.data import collect, full_batch
 from kormos_opt.data.full_batch import FullBatch
 from kormos_opt.data.replicas import Replicas
 from kormos_opt.data.rows import has_rows
@@ -79,7 +79,7 @@ class TrainFunction:
         """The full batch of the data arguments of `fit`. The order of a sum's terms matters to its rounding only."""
         del shuffle
         self._refuse_nested()
-        collected = full_batch.of_fit(self._replicas, self._optimizer.cache, **data)
+        collected = collect.of_fit(self._replicas, self._optimizer.cache, **data)
         if self._replicas is not None:
             keras_model.build(self._model, full_batch.first_chunk(collected, self._replicas, rows=1))
         return collected
@@ -205,7 +205,7 @@ class TrainFunction:
                 "Expected a model that stays compiled as it is during a fit. Received: a call of compile in the middle "
                 "of one, by a callback. Compile before fit, or use model.make_train_function(force=True) alone."
             )
-        data = full_batch.of_batches(itertools.chain([batch], iterator), self._replicas)
+        data = collect.of_batches(itertools.chain([batch], iterator), self._replicas)
         with self.fitting(data), self._guarded() as fit:
             logs = fit.epoch(iterations=1)
         return {name: value for name, value in logs.items() if name not in COLUMNS}

@@ -6,11 +6,10 @@ from collections.abc import Callable
 import keras
 import numpy as np
 
-from kormos_opt.data import full_batch
+from kormos_opt.data import collect
 from kormos_opt.data.replicas import Replicas
 from kormos_opt.keras_internals import model as keras_model
 from kormos_opt.objective.objective import Objective, ObjectiveSettings
-from kormos_opt.training.train_function import TrainFunction
 
 
 class FlatObjective:
@@ -31,7 +30,7 @@ class FlatObjective:
         x, y, sample_weight = (*parts, None, None)[:3]
         replicas = Replicas.of(model)
         drawn = None if optimizer.batch_size == "auto" else optimizer.batch_size
-        self._data = full_batch.of_fit(replicas, optimizer.cache, x, y, sample_weight, None, drawn, None)
+        self._data = collect.of_fit(replicas, optimizer.cache, x, y, sample_weight, None, drawn, None)
         settings = ObjectiveSettings(optimizer.precision == "float64", optimizer.batch_size)
         with self._recording():
             self._objective = Objective.build(model, settings, self._data, replicas).bind(self._data)
@@ -73,7 +72,7 @@ class FlatObjective:
 
     def minimize(self, epochs: int, callback: Callable | None) -> None:
         """Runs the optimizer's stages from the weights as they are."""
-        train_function = TrainFunction(self._model, self._optimizer)
+        train_function = self._optimizer.make_train_function(self._model)
         with self._recording(), train_function.fitting(self._data, epochs):
             for _ in range(epochs):
                 train_function.epoch()

@@ -1,0 +1,80 @@
+"""What several files of tests share: functions of numpy, callbacks that look, fits in one go and in pieces."""
+
+from collections import Counter
+
+import keras
+import numpy as np
+import scipy.optimize
+import tensorflow as tf
+
+import kormos_opt
+from tests.problems import compiled, regression
+
+
+def rosenbrock(x):
+    return scipy.optimize.rosen(x), scipy.optimize.rosen_der(x)
+
+
+def quadratic(x):
+    scales = np.arange(1.0, x.size + 1)
+    return 0.5 * x @ (scales * x), scales * x
+
+
+def flat_weights(model):
+    return np.concatenate([np.ravel(weight) for weight in model.get_weights()])
+
+
+class Iterates(keras.callbacks.Callback):
+    """Collects the weights at the end of every epoch."""
+
+    def __init__(self):
+        super().__init__()
+        self.x = []
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.x.append(flat_weights(self.model))
+
+
+def with_dropout_and_batchnorm():
+    layers = keras.layers
+    return keras.Sequential(
+        [keras.Input((4,)), layers.Dense(6, "tanh"), layers.BatchNormalization(), layers.Dropout(0.3), layers.Dense(1)]
+    )
+
+
+def whole_and_pieces(make, pieces, optimizer=kormos_opt.LBFGS, **fit):
+    whole, cut = Iterates(), Iterates()
+    model = compiled(make(), optimizer())
+    copy = keras.models.clone_model(model)
+    copy.set_weights(model.get_weights())
+    for one, other in zip(model.non_trainable_variables, copy.non_trainable_variables, strict=True):
+        other.assign(one)
+    history = model.fit(*regression(), epochs=pieces[-1], callbacks=[whole], verbose=0, **fit).history
+    compiled(copy, optimizer())
+    rows = {name: [] for name in history}
+    for start, end in zip((0, *pieces), pieces, strict=False):
+        more = copy.fit(*regression(), epochs=end, initial_epoch=start, callbacks=[cut], verbose=0, **fit).history
+        for name in rows:
+            rows[name] += more[name]
+    return whole.x, cut.x, history, rows, model, copy
+
+
+def assert_weights(model, weights):
+    for now, then in zip(model.get_weights(), weights, strict=True):
+        np.testing.assert_array_equal(now, then)
+
+
+def collectives(objective, name):
+    """How often each operation occurs in the graph of an evaluation or product; those of loops' bodies count once.
+
+    AddN is counted outside of the replicas only, where it is the sum over them.
+    """
+    size = objective.parameters.size
+    run, data = objective._passes[name].inside(objective.data, 7)
+    point = (tf.zeros(size, tf.float64),) * (2 if name == "product" else 1)
+    whole = tf.function(lambda: run(point, objective._rows, objective._loss_denominators, *data))
+    graph = whole.get_concrete_function().graph.as_graph_def()
+    outside = Counter(node.op for node in graph.node)
+    inside = Counter(node.op for function in graph.library.function for node in function.node_def)
+    del inside["AddN"]
+    return outside + inside
