@@ -25,7 +25,7 @@ import threadpoolctl
 import kormos_opt
 from benchmarks.problems import PROBLEMS, by_hand
 from benchmarks.rivals import optax_lbfgs
-from kormos_opt.objective.objective import Objective
+from kormos_opt.objective.bound_objective import BoundObjective
 
 RUNS = 5
 TO_THE_END = {"ftol": 0, "gtol": 0}
@@ -87,9 +87,9 @@ def evaluations(problem, dtype, jit_compile):
     def hand():
         return scipy_by_hand(bare, x0, 50 * epochs).nfev
 
-    evaluate = Objective.evaluate
+    evaluate = BoundObjective.evaluate
     bares, evaluated, fits, hands = [], [], [], []
-    with mock.patch.object(Objective, "evaluate", lambda *arguments: timed(inside, lambda: evaluate(*arguments))):
+    with mock.patch.object(BoundObjective, "evaluate", lambda *arguments: timed(inside, lambda: evaluate(*arguments))):
         fit(), hand()
         for _ in range(RUNS):
             bares.append(statistics.median(seconds(lambda: bare(x0)) for _ in range(calls)))
@@ -179,7 +179,7 @@ def epoch_table(data):
         if optimizer == "sgd":
             model.train_function = lambda iterator: logs
         else:
-            model.train_function._guarded_epoch = lambda iterations: logs
+            model.train_function.epoch = lambda: logs
         one, many = [
             statistics.median(
                 seconds(lambda: model.fit(problem.x, problem.y, epochs=n, verbose=0)) for _ in range(RUNS)

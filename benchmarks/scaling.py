@@ -23,7 +23,7 @@ import psutil
 import tensorflow as tf
 
 import kormos_opt
-from kormos_opt.objective.objective import Objective
+from kormos_opt.objective.bound_objective import BoundObjective
 
 RUNS = 5
 NEVER = {"ftol": 0, "gtol": 0}
@@ -128,7 +128,7 @@ def evaluation(rows, columns, outputs, replicas=0, engine=None, iterations=0):
     x = rng.standard_normal((rows, columns), dtype="float32")
     y = rng.standard_normal((rows, outputs), dtype="float32")
     times, carried = [], []
-    evaluate = Objective.evaluate
+    evaluate = BoundObjective.evaluate
 
     def timed(*arguments, **keywords):
         before, begin = psutil.net_io_counters(pernic=True)["lo"].bytes_sent, time.perf_counter()
@@ -137,7 +137,7 @@ def evaluation(rows, columns, outputs, replicas=0, engine=None, iterations=0):
         carried.append(psutil.net_io_counters(pernic=True)["lo"].bytes_sent - before)
         return answer
 
-    Objective.evaluate = timed
+    BoundObjective.evaluate = timed
     model.fit(x, y, epochs=1, verbose=0)
     first = len(times)
     begin, epochs, before = time.perf_counter(), RUNS if iterations else 20, int(model.optimizer.iterations.numpy())

@@ -53,14 +53,17 @@ class Imports:
         tops = {name.split(".")[0] for name in self._all[module] - self.files.keys()}
         return tops - set(sys.stdlib_module_names) - {self._folder.name}
 
-    @functools.cache  # noqa: B019  one object for a program
-    def closure(self, module: str) -> frozenset[str]:
+    def closure(self, module: str) -> set[str]:
         """All modules that an import of `module` brings in, itself included, and the packages around them."""
-        direct = self.of_ours(module)
-        direct |= {each for name in direct for each in _packages(name)} - {*_packages(module), self._folder.name}
-        return frozenset({module}).union(*(self.closure(each) for each in direct))
+        found, waiting = set(), [module]
+        while waiting:
+            found.add(waiting[-1])
+            direct = self.of_ours(waiting.pop())
+            packages = {each for name in direct for each in _packages(name)} - {*_packages(module), self._folder.name}
+            waiting += (direct | packages) - found
+        return found
 
-    @functools.cache  # noqa: B019
+    @functools.cache  # noqa: B019  one object for a program
     def floor(self, module: str) -> int:
         """1 for a module that imports none of the others."""
         return 1 + max((self.floor(each) for each in self.of_ours(module)), default=0)
