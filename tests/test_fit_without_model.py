@@ -10,6 +10,7 @@ import pytest
 from kormos_opt.solvers.endings import Ending
 from kormos_opt.solvers.registry import Method
 from kormos_opt.stages.stage import SolverStage
+from kormos_opt.training.beginning import Beginning
 from kormos_opt.training.fit import Fit
 from kormos_opt.training.progress import Progress, Reason, why_afresh
 from tests.doubles import NumpyObjective, Script, parabola
@@ -49,9 +50,12 @@ class Fitted:
         self.again()
 
     def again(self):
-        arguments = self.model, self.optimizer, lambda: self.objective, self.progress, 10
+        arguments = self.model, self.optimizer, lambda: self.objective, self._begin, self.progress, 10
         self.fit = Fit(*arguments, lambda topic, message: self.warnings.append(message) if message else None)
         return self
+
+    def _begin(self, stage, answers, evaluation, before):
+        return stage.begin(Beginning(self.model, self.optimizer, answers, evaluation, before))
 
     def epochs(self, count):
         return [self.fit.epoch(1)["loss"] for _ in range(count)]

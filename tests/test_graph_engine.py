@@ -13,7 +13,7 @@ import tensorflow as tf
 
 import kormos_opt
 from kormos_opt.solvers import registry
-from kormos_opt.training.graph_run import GraphRun
+from kormos_opt.training.graph_step import GraphStep
 from tests.helpers import flat_weights, whole_and_pieces, with_dropout_and_batchnorm
 from tests.problems import compiled, linear, network, prepared, regression
 
@@ -84,10 +84,10 @@ def test_an_iteration_is_one_graph_call():
     model = compiled(network(), tfp_engine(batch_size=7))
     model.fit(x, y, epochs=1, verbose=0)
     run = model.train_function._progress.run
-    (step,) = run._step.values()
+    (step,) = run._step.compiled.values()
     calls = []
-    key = next(iter(run._step))
-    run._step[key] = lambda *data: calls.append(1) or step(*data)
+    key = next(iter(run._step.compiled))
+    run._step.compiled[key] = lambda *data: calls.append(1) or step(*data)
     model.fit(x, y, epochs=6, initial_epoch=1, verbose=0)
     assert len(calls) == 5
     assert step.experimental_get_tracing_count() == 1
@@ -99,7 +99,7 @@ def test_no_host_callback_in_the_graph():
     model = compiled(network(), tfp_engine())
     model.fit(x, y, epochs=1, verbose=0)
     run = model.train_function._progress.run
-    (step,) = run._step.values()
+    (step,) = run._step.compiled.values()
     _, data = prepared(model, x, y).inside()
     graph = step.get_concrete_function(*data).graph.as_graph_def()
     types = {node.op for node in graph.node} | {node.op for f in graph.library.function for node in f.node_def}
@@ -363,18 +363,18 @@ def test_ctrl_c_is_no_error(after, monkeypatch, caplog):
     whole, cut = (compiled(network(), tfp_engine(precision="float64")) for _ in range(2))
     cut.set_weights(whole.get_weights())
     whole.fit(x, y, epochs=6 + after, verbose=0)
-    advance, left = GraphRun._run_step, [4]
+    advance, left = GraphStep.__call__, [4]
 
-    def interrupted(self):
+    def interrupted(*arguments):
         left[0] -= 1
         if left[0] == 0 and not after:
             raise KeyboardInterrupt
-        advanced = advance(self)
+        advanced = advance(*arguments)
         if left[0] == 0:
             raise KeyboardInterrupt
         return advanced
 
-    monkeypatch.setattr(GraphRun, "_run_step", interrupted)
+    monkeypatch.setattr(GraphStep, "__call__", interrupted)
     with pytest.raises(KeyboardInterrupt):
         cut.fit(x, y, epochs=6, verbose=0)
     monkeypatch.undo()

@@ -312,7 +312,7 @@ def test_no_host_callback_under_a_strategy():
     with mirrored(2).scope():
         model = compiled(network(), kormos_opt.LBFGS(engine="tfp"))
     model.fit(x, y, epochs=1, verbose=0)
-    (step,) = model.train_function._progress.run._step.values()
+    (step,) = model.train_function._progress.run._step.compiled.values()
     _, data = prepared(model, x, y).inside()
     graph = step.get_concrete_function(*data).graph.as_graph_def()
     operations = {node.op for node in graph.node} | {node.op for f in graph.library.function for node in f.node_def}

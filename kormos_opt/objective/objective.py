@@ -53,6 +53,7 @@ class Objective:
         outside: What f depends on beside the weights.
         dtype: The precision that f is computed in.
         rows_done: A counter of the rows that passes have gone through, for a sign of life from within a pass.
+        traces: What others have traced over it, by keys of theirs. It lives as long as the objective.
     """
 
     def __init__(self, model, settings, replicas, structure, terms, state, passes, rows_done, graph, rows):
@@ -62,6 +63,7 @@ class Objective:
         self._terms = terms
         self._passes = passes
         self._measured = False
+        self.traces = {}
         self.is_eager = model.run_eagerly
         self.parameters = terms.parameters
         self.state = state

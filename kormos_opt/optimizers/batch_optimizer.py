@@ -4,7 +4,7 @@ What changes during a fit lives in `training/`.
 """
 
 import weakref
-from typing import Literal, TypedDict
+from typing import Literal
 
 import keras
 import numpy as np
@@ -15,20 +15,9 @@ from kormos_opt.graph_solvers.variables import GraphSolverVariables
 from kormos_opt.objective import train_step
 from kormos_opt.objective.model_state import ModelState
 from kormos_opt.optimizers import unknown_arguments
-from kormos_opt.stages.options import is_positive_integer
+from kormos_opt.optimizers.settings import check_settings
 from kormos_opt.training.train_function import TrainFunction
 from kormos_opt.training.without_fit import FlatObjective
-
-
-class Settings(TypedDict, total=False):
-    """What all optimizers take by keyword, see `BatchOptimizer`."""
-
-    batch_size: int | Literal["auto"] | None
-    max_cache_entries: int
-    dtype: str
-    iterations_per_epoch: int
-    cache: bool | Literal["auto"]
-    precision: Literal["model", "float64"]
 
 
 class BatchOptimizer(keras.optimizers.Optimizer):
@@ -87,18 +76,14 @@ class BatchOptimizer(keras.optimizers.Optimizer):
     ):
         for argument, value in kwargs.items():
             raise ValueError(unknown_arguments.message(type(self), argument, value))
-        if not is_positive_integer(iterations_per_epoch):
-            raise ValueError(f"Expected a positive integer. Received: iterations_per_epoch={iterations_per_epoch!r}.")
-        if not (batch_size in (None, "auto") or is_positive_integer(batch_size)):
-            raise ValueError(f'Expected a positive integer, "auto" or None. Received: batch_size={batch_size!r}.')
-        if not is_positive_integer(max_cache_entries):
-            raise ValueError(f"Expected a positive integer. Received: max_cache_entries={max_cache_entries!r}.")
-        if keras.backend.standardize_dtype(dtype) != "float64":
-            raise ValueError(f"Expected float64, in which scipy computes. Received: dtype={dtype!r}. Leave it out.")
-        if not (isinstance(cache, bool) or cache == "auto"):
-            raise ValueError(f'Expected True, False or "auto". Received: cache={cache!r}.')
-        if precision not in ("model", "float64"):
-            raise ValueError(f'Expected "model" or "float64". Received: precision={precision!r}.')
+        check_settings(
+            iterations_per_epoch=iterations_per_epoch,
+            batch_size=batch_size,
+            max_cache_entries=max_cache_entries,
+            dtype=dtype,
+            cache=cache,
+            precision=precision,
+        )
         super().__init__(learning_rate=1.0, name=name)
         self.iterations_per_epoch = iterations_per_epoch
         self.batch_size = batch_size

@@ -11,52 +11,11 @@ import keras
 import tensorflow as tf
 from typing_extensions import Unpack
 
-from kormos_opt.optimizers.batch_optimizer import Settings
+from kormos_opt.optimizers.docstrings import documented
 from kormos_opt.optimizers.scipy_batch_optimizer import ScipyBatchOptimizer
-from kormos_opt.solvers import registry
+from kormos_opt.optimizers.settings import Settings
 from kormos_opt.stages.options import is_positive_integer
 from kormos_opt.stages.plan import BoundsLike, Plan
-
-_DOCSTRING = """{what}
-
-Args:
-    tol: As in scipy. Defaults to `None`.
-    options: Options of scipy's {method}, handed over as they are. Defaults to `None`.
-    bounds: {bounds} Defaults to `None`.
-    constraints: {constraints} Defaults to `None`.
-    name: Name of the optimizer. Defaults to `None`: that of the class, in lower case.
-    **kwargs: The other arguments of `ScipyBatchOptimizer`.
-
-Raises:
-    ValueError: For an option that scipy does not know, or a setting of another kind of optimizer.
-
-Example:
-
->>> import keras, kormos_opt, numpy as np
->>> x = np.linspace(-1, 1, 50)[:, None]
->>> model = keras.Sequential([keras.layers.Dense(1)])
->>> model.compile(optimizer=kormos_opt.{cls}(), loss="mse")
->>> history = model.fit(x, 2 * x + 1, epochs=300, verbose=0)
->>> print(abs(round(float(history.history["loss"][-1]), 3)))
-0.0
-
-Reference: {reference}
-"""
-_TAKEN = "As `ScipyBatchOptimizer` takes them.", "None are taken."
-
-
-def _documented(cls):
-    """Completes the docstring of a class from the row of its method."""
-    method = registry.find(cls.method)
-    cls.__doc__ = _DOCSTRING.format(
-        what=cls.__doc__.strip().replace("\n    ", "\n"),
-        method=method.name,
-        bounds=_TAKEN[not method.bounds],
-        constraints=_TAKEN[not method.constraints],
-        cls=cls.__name__,
-        reference=method.reference,
-    )
-    return keras.saving.register_keras_serializable("kormos_opt")(cls)
 
 
 class _StageSettings(Settings, total=False):
@@ -179,7 +138,7 @@ class LBFGS(_Named):
         return {**super().get_config(), "memory": self.memory, "engine": self.engine}
 
 
-@_documented
+@documented
 class NelderMead(_Named):
     """The simplex method, without derivatives: a handful of weights and a loss that is not smooth.
 
@@ -190,7 +149,7 @@ class NelderMead(_Named):
     method = "Nelder-Mead"
 
 
-@_documented
+@documented
 class Powell(_Named):
     """Line searches along directions that become conjugate, without derivatives: few weights.
 
@@ -200,7 +159,7 @@ class Powell(_Named):
     method = "Powell"
 
 
-@_documented
+@documented
 class CG(_Named):
     """Nonlinear conjugate gradients: the memory of a few vectors, where even that of L-BFGS is too much.
 
@@ -210,7 +169,7 @@ class CG(_Named):
     method = "CG"
 
 
-@_documented
+@documented
 class BFGS(_Named):
     """BFGS with a full n x n approximation of the inverse Hessian: up to a few thousand weights.
 
@@ -220,7 +179,7 @@ class BFGS(_Named):
     method = "BFGS"
 
 
-@_documented
+@documented
 class NewtonCG(_Named):
     """Newton's method with exact Hessian-vector products: an accurate optimum in few iterations.
 
@@ -231,7 +190,7 @@ class NewtonCG(_Named):
     method = "Newton-CG"
 
 
-@_documented
+@documented
 class TNC(_Named):
     """A truncated Newton method that takes bounds and needs gradients only.
 
@@ -241,7 +200,7 @@ class TNC(_Named):
     method = "TNC"
 
 
-@_documented
+@documented
 class COBYLA(_Named):
     """Linear models on a simplex, without derivatives: a few weights under constraints.
 
@@ -251,7 +210,7 @@ class COBYLA(_Named):
     method = "COBYLA"
 
 
-@_documented
+@documented
 class COBYQA(_Named):
     """Quadratic models without derivatives: a few weights, with bounds and constraints.
 
@@ -261,7 +220,7 @@ class COBYQA(_Named):
     method = "COBYQA"
 
 
-@_documented
+@documented
 class SLSQP(_Named):
     """Sequential quadratic programming: up to some hundred weights under smooth constraints.
 
@@ -271,7 +230,7 @@ class SLSQP(_Named):
     method = "SLSQP"
 
 
-@_documented
+@documented
 class TrustConstr(_Named):
     """A trust-region method for constraints of all kinds, with exact Hessian-vector products.
 
@@ -281,7 +240,7 @@ class TrustConstr(_Named):
     method = "trust-constr"
 
 
-@_documented
+@documented
 class Dogleg(_Named):
     """The dogleg trust-region method with the full Hessian, which has to be positive definite.
 
@@ -291,7 +250,7 @@ class Dogleg(_Named):
     method = "dogleg"
 
 
-@_documented
+@documented
 class TrustNCG(_Named):
     """Newton's method in a trust region, by conjugate gradients: goes on where the Hessian is not positive definite.
 
@@ -301,7 +260,7 @@ class TrustNCG(_Named):
     method = "trust-ncg"
 
 
-@_documented
+@documented
 class TrustExact(_Named):
     """A trust-region method that solves every subproblem almost exactly, with the full Hessian.
 
@@ -311,7 +270,7 @@ class TrustExact(_Named):
     method = "trust-exact"
 
 
-@_documented
+@documented
 class TrustKrylov(_Named):
     """A trust-region method on Krylov subspaces: trust-ncg that goes on along the region's edge.
 

@@ -9,7 +9,8 @@ import numpy as np
 from scipy.optimize import Bounds, OptimizeResult
 from typing_extensions import Unpack
 
-from kormos_opt.optimizers.batch_optimizer import BatchOptimizer, Settings
+from kormos_opt.optimizers.batch_optimizer import BatchOptimizer
+from kormos_opt.optimizers.settings import Settings
 from kormos_opt.stages import constraints as constraints_of_stages
 from kormos_opt.stages.plan import BoundsLike, Plan, StageArguments
 from kormos_opt.stages.stage import Stage

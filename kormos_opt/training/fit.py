@@ -6,7 +6,7 @@ Whatever interrupts an epoch, the model's weights are the last accepted iterate.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import keras
@@ -15,19 +15,12 @@ import numpy as np
 from kormos_opt.keras_internals import model as keras_model
 from kormos_opt.objective import precision
 from kormos_opt.solvers.endings import Ending
-from kormos_opt.solvers.safeguards import safeguard
 from kormos_opt.training import advice
 from kormos_opt.training.answers import FitAnswers
-from kormos_opt.training.graph_run import GraphRun
 from kormos_opt.training.progress import Progress, Reason, why_afresh
-from kormos_opt.training.solver_run import SolverRun
 
 if TYPE_CHECKING:
-    from kormos_opt.evaluation import Evaluation
     from kormos_opt.objective.bound_objective import BoundObjective
-    from kormos_opt.solvers.base import Solver
-    from kormos_opt.solvers.registry import Method
-    from kormos_opt.training.run import Run
 
 COLUMNS = ("grad", "fg_evals", "hessp_evals", "stage")
 _SAME = 10  # times the resolution of f: two values that differ by less are the same
@@ -41,6 +34,8 @@ class Fit:
         model: The model.
         optimizer: The `BatchOptimizer` it is compiled with.
         bind: Returns the objective of the model as it is then, bound to the data of the fit.
+        begin: Begins a run of a stage, with these answers, the evaluation at the start if it is known, and the run
+            whose counts go on.
         progress: Where the solver stands.
         epochs: How many there will be at most, 0 where nobody knows.
         warn: Called with a topic and a message, which is logged once for each topic.
@@ -56,6 +51,7 @@ class Fit:
         model: keras.Model,
         optimizer,
         bind: Callable[[], BoundObjective],
+        begin: Callable[[Stage, FitAnswers, Evaluation | None, Run | None], Run],
         progress: Progress,
         epochs: int,
         warn: Callable[[str, str | None], None],
@@ -64,6 +60,7 @@ class Fit:
         self._model = model
         self._optimizer = optimizer
         self._bind = bind
+        self._begin = begin
         self._progress = progress
         self._epochs = epochs
         self._warn = warn
@@ -187,7 +184,7 @@ class Fit:
         if pretrain and progress.stage.pretrain_fn is not None:
             self._pretrain(progress.stage.pretrain_fn)
         progress.stage.check(self._objective.parameters)
-        progress.run = progress.stage.begin(_Beginning(self, start, before))
+        progress.run = self._begin(progress.stage, self._answers, start, before)
 
     def _pretrain(self, pretrain_fn):
         """The function may freeze layers, so the objective is made anew; it may not take this fit's own place."""
@@ -264,33 +261,6 @@ class Fit:
         if len(progress.stages) > 1:
             logs["stage"] = progress.index
         return logs
-
-
-class _Beginning:
-    """The `Context` that a stage is given to begin with."""
-
-    def __init__(self, fit, start: Evaluation | None, before: Run | None):
-        self._fit = fit
-        self._evaluation = start
-        self._before = before
-        self.parameters = fit._objective.parameters
-        self.start = self.parameters.ravel() if start is None else start.x
-        self._dtype = fit._objective.objective.dtype
-
-    def run(self, solver: Solver, ends_at_resolution: bool) -> Run:
-        """A run of a solver in numpy."""
-        solver = safeguard(solver, self._dtype, self._resolution(ends_at_resolution))
-        return SolverRun(solver, self._fit._answers, self._evaluation, self._before)
-
-    def run_in_graph(self, method: Method, options: Mapping, ends_at_resolution: bool) -> Run:
-        """A run of a method in the graph."""
-        shapes = dict(method.variables(self.parameters.size, options))
-        variables = self._fit._optimizer.variables_for(self._fit._model, shapes)
-        resolution = self._resolution(ends_at_resolution)
-        return GraphRun(self._fit._answers, method.step, variables, options, self._dtype, resolution)
-
-    def _resolution(self, ends_there):
-        return precision.resolution(self._dtype) if ends_there else None
 
 
 GOES_ON = "fit goes on from here"

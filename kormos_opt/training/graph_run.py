@@ -1,4 +1,4 @@
-"""A run of a solver in the graph: an iteration, line search and all passes over the data, is one `tf.function` call.
+"""A run of a solver in the graph: every iteration is one call of a `GraphStep`.
 
 Its state lives in Keras variables, so files and checkpoints carry it, and a run goes on from them with the very same
 iterates.
@@ -7,7 +7,7 @@ iterates.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,15 +16,15 @@ import tensorflow as tf
 from kormos_opt.data.full_batch import WholeTensors
 from kormos_opt.evaluation import Evaluation
 from kormos_opt.solvers.endings import Ending, at_resolution
-from kormos_opt.solvers.numerics import NEGLIGIBLE_FACTOR, finite_stand_in, is_hidden
+from kormos_opt.solvers.numerics import NEGLIGIBLE_FACTOR, is_hidden
 from kormos_opt.training.run import Run
 
 if TYPE_CHECKING:
     from kormos_opt.graph_solvers.variables import GraphSolverVariables
     from kormos_opt.objective.bound_objective import BoundObjective
     from kormos_opt.training.answers import FitAnswers
+    from kormos_opt.training.graph_step import GraphStep
 
-_TRACED = 64  # evaluations of an iteration whose metrics are remembered
 _log = logging.getLogger("kormos_opt")
 
 
@@ -33,7 +33,7 @@ class GraphRun(Run):
 
     Args:
         answers: Those of the fit. The objective itself is asked, whose evaluation goes into the graph.
-        step: That of the method, see `registry.Method`.
+        step: The iteration, traced over this objective and these variables.
         variables: What the solver remembers.
         options: All of the method.
         dtype: Name of the precision f is computed in, for the message.
@@ -43,21 +43,19 @@ class GraphRun(Run):
     def __init__(
         self,
         answers: FitAnswers,
-        step: Callable,
+        step: GraphStep,
         variables: GraphSolverVariables,
         options: Mapping,
         dtype: str,
         resolution: float | None,
     ):
         super().__init__(answers)
-        self._solver_step = step
+        self._step = step
         self._variables = variables
         self._state = variables.state
         self._options = options
         self._resolution = resolution
         self._dtype = dtype
-        self._trace = _Trace()
-        self._step = {}
 
     @property
     def _objective(self) -> BoundObjective:
@@ -101,7 +99,7 @@ class GraphRun(Run):
             if np.abs(self.accepted.jac).max() <= self._options["gtol"]:
                 self._end(Ending.SMALL_GRADIENT, "gtol")
                 return None
-        failed, change, nfev, traced = self._run_step()
+        failed, change, nfev, traced = self._step(self._objective, self.accepted)
         self.nfev += nfev
         if failed:
             self._end(Ending.RESOLUTION if self._hides(change, NEGLIGIBLE_FACTOR) else Ending.NO_BETTER_POINT)
@@ -162,53 +160,6 @@ class GraphRun(Run):
         self.position = evaluation.x
         super()._take(evaluation)
 
-    def _run_step(self):
-        """Whether the step failed, how much f was to change at its first point, evaluations, logs and statistics."""
-        evaluate, data = self._objective.inside()
-        self._trace.make_room(self.accepted)
-        key = tuple((tuple(tensor.shape), tensor.dtype) for tensor in tf.nest.flatten(data, expand_composites=True))
-        if key not in self._step:
-            step = self._make_step(evaluate)
-            is_eager = self._objective.objective.is_eager
-            self._step = {key: step if is_eager else tf.function(step, autograph=False)}
-        failed, change, nfev, matches, row = self._step[key](*data)
-        traced = self._trace.unpack(row.numpy(), self.accepted) if matches else None
-        return bool(failed), float(change), int(nfev), traced
-
-    def _make_step(self, evaluate):
-        variables, trace, parameters = self._variables, self._trace, self._objective.parameters
-
-        def step(*data):
-            trace.clear()
-            state = {name: tf.identity(variable.value) for name, variable in self._state.items()}
-            start, fun_at_start, slopes = (state[name] for name in _AT_START)
-
-            def value_and_gradient(x):
-                fun, jac, moving_statistics, logs = evaluate(x, *data)
-                step = x - start
-                slope = tf.reduce_sum(slopes * step)
-                trace.add(fun, tf.abs(slope), logs, moving_statistics)
-                squared = tf.reduce_sum(step * step)
-                stand_in, back = finite_stand_in(fun_at_start, slope, step, squared, tf.minimum)
-                is_finite = tf.math.is_finite(fun) & tf.reduce_all(tf.math.is_finite(jac))
-                return tf.where(is_finite, fun, stand_in), tf.where(is_finite, jac, back)
-
-            nit = tf.cast(variables.nit.value, tf.int32)
-            after, failed = self._solver_step(value_and_gradient, state, nit, self._options)
-            for name, value in after.items():
-                self._state[name].assign(value)
-            variables.nit.assign_add(tf.cast(~failed, tf.int64))
-            variables.nfev.assign_add(tf.cast(trace.count.read_value(), tf.int64))
-            parameters.assign(after["position"])
-            return (
-                failed,
-                trace.first_change.read_value(),
-                trace.count.read_value(),
-                *trace.of(after["objective_value"]),
-            )
-
-        return step
-
     def _look_for_end(self, before):
         after, options = self.accepted, self._options
         step = after.x - before.x
@@ -234,60 +185,3 @@ class GraphRun(Run):
         self.result = self.ended(ending, option=f"options={{'{option}': ...}}", dtype=self._dtype, further="")
         if ending is Ending.RESOLUTION:
             self.result.message = at_resolution(self._dtype)
-
-
-_AT_START = "position", "objective_value", "objective_gradient"
-
-
-class _Trace:
-    """What the evaluations of one iteration have seen, in rows of one tensor: f, logs and statistics of BatchNorm.
-
-    The solver says which point it has accepted by its f alone: the row with that f has the metrics.
-
-    Attributes:
-        count: How many evaluations there were.
-        first_change: By how much f was to change at the first of them, by the gradient at the start.
-    """
-
-    def __init__(self):
-        self._rows = None
-
-    def make_room(self, evaluation: Evaluation) -> None:
-        """Makes the variables, for evaluations like this one. They are made once."""
-        if self._rows is not None:
-            return
-        leaves = tf.nest.flatten((evaluation.logs, evaluation.moving_statistics))
-        self._shapes = [(tf.convert_to_tensor(leaf).shape, tf.convert_to_tensor(leaf).dtype) for leaf in leaves]
-        width = 1 + sum(shape.num_elements() for shape, _ in self._shapes)
-        self._rows = tf.Variable(tf.zeros((_TRACED, width), tf.float64), trainable=False)
-        self.count = tf.Variable(0, trainable=False)
-        self.first_change = tf.Variable(0.0, trainable=False, dtype=tf.float64)
-
-    def clear(self) -> None:
-        """Forgets all rows."""
-        self._rows.assign(tf.fill(self._rows.shape, tf.constant(np.inf, tf.float64)))
-        self.count.assign(0)
-
-    def add(self, fun, change, logs, moving_statistics) -> None:
-        """Takes an evaluation."""
-        leaves = tf.nest.flatten((logs, moving_statistics))
-        row = [tf.reshape(tf.cast(leaf, tf.float64), (-1,)) for leaf in (fun, *leaves)]
-        slot = tf.math.floormod(self.count, _TRACED)
-        self.first_change.assign(tf.where(self.count == 0, change, self.first_change))
-        self._rows.scatter_nd_update([[slot]], [tf.concat(row, axis=0)])
-        self.count.assign_add(1)
-
-    def of(self, fun) -> tuple[tf.Tensor, tf.Tensor]:
-        """Whether there is a row with this f, and what stands behind it in the nearest one."""
-        differences = tf.abs(self._rows[:, 0] - fun)
-        best = tf.argmin(tf.where(tf.math.is_nan(differences), tf.constant(np.inf, tf.float64), differences))
-        return differences[best] == 0, self._rows[best, 1:]
-
-    def unpack(self, row: np.ndarray, like: Evaluation) -> tuple[dict, list]:
-        """The logs and statistics of a row."""
-        values = []
-        for shape, dtype in self._shapes:
-            values.append(tf.constant(row[: shape.num_elements()].reshape(shape), tf.float64))
-            values[-1] = tf.cast(values[-1], dtype)
-            row = row[shape.num_elements() :]
-        return tf.nest.pack_sequence_as((like.logs, like.moving_statistics), values)

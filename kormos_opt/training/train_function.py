@@ -16,6 +16,7 @@ from kormos_opt.data.rows import has_rows
 from kormos_opt.keras_internals import model as keras_model
 from kormos_opt.objective.flat_parameters import FlatParameters
 from kormos_opt.objective.objective import Objective, ObjectiveSettings
+from kormos_opt.training.beginning import Beginning
 from kormos_opt.training.fit import AFTER_AN_ERROR, COLUMNS, GOES_ON, Fit
 from kormos_opt.training.progress import Progress, Reason
 from kormos_opt.training.sign_of_life import SignOfLife
@@ -97,7 +98,9 @@ class TrainFunction:
         self._said.discard("anew")
         progress = self._progress
         progress.messages.clear()
-        make_fit = functools.partial(Fit, self._model, self._optimizer, self._bind, progress, epochs, self._warn)
+        make_fit = functools.partial(
+            Fit, self._model, self._optimizer, self._bind, self._begin, progress, epochs, self._warn
+        )
         try:
             with contextlib.ExitStack() as stack:
                 if self._replicas is not None:
@@ -174,6 +177,9 @@ class TrainFunction:
             self._objective = None
             self._objective = Objective.build(self._model, settings, data, self._replicas)
         return self._objective.bind(data)
+
+    def _begin(self, stage, answers, evaluation, before):
+        return stage.begin(Beginning(self._model, self._optimizer, answers, evaluation, before))
 
     def _warn(self, topic, message):
         if message is not None and topic not in self._said:

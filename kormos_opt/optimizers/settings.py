@@ -1,0 +1,34 @@
+"""The settings that all optimizers take by keyword, and what they may be."""
+
+from typing import Literal, TypedDict
+
+import keras
+
+from kormos_opt.stages.options import is_positive_integer
+
+
+class Settings(TypedDict, total=False):
+    """What all optimizers take by keyword, see `BatchOptimizer`."""
+
+    batch_size: int | Literal["auto"] | None
+    max_cache_entries: int
+    dtype: str
+    iterations_per_epoch: int
+    cache: bool | Literal["auto"]
+    precision: Literal["model", "float64"]
+
+
+def check_settings(iterations_per_epoch, batch_size, max_cache_entries, dtype, cache, precision) -> None:
+    """Raises `ValueError` for a setting that is none of those that `BatchOptimizer` names."""
+    if not is_positive_integer(iterations_per_epoch):
+        raise ValueError(f"Expected a positive integer. Received: iterations_per_epoch={iterations_per_epoch!r}.")
+    if not (batch_size in (None, "auto") or is_positive_integer(batch_size)):
+        raise ValueError(f'Expected a positive integer, "auto" or None. Received: batch_size={batch_size!r}.')
+    if not is_positive_integer(max_cache_entries):
+        raise ValueError(f"Expected a positive integer. Received: max_cache_entries={max_cache_entries!r}.")
+    if keras.backend.standardize_dtype(dtype) != "float64":
+        raise ValueError(f"Expected float64, in which scipy computes. Received: dtype={dtype!r}. Leave it out.")
+    if not (isinstance(cache, bool) or cache == "auto"):
+        raise ValueError(f'Expected True, False or "auto". Received: cache={cache!r}.')
+    if precision not in ("model", "float64"):
+        raise ValueError(f'Expected "model" or "float64". Received: precision={precision!r}.')
