@@ -20,7 +20,10 @@ from kormos_opt.training.answers import FitAnswers
 from kormos_opt.training.progress import Progress, Reason, why_afresh
 
 if TYPE_CHECKING:
+    from kormos_opt.evaluation import Evaluation
     from kormos_opt.objective.bound_objective import BoundObjective
+    from kormos_opt.stages.stage import Stage
+    from kormos_opt.training.run import Run
 
 COLUMNS = ("grad", "fg_evals", "hessp_evals", "stage")
 _SAME = 10  # times the resolution of f: two values that differ by less are the same
