@@ -10,8 +10,10 @@ import pytest
 import tensorflow as tf
 
 import kormos_opt  # noqa: F401  installs the hook
+from tests.light_solver import register_light_solver
 
 _CPU = tf.config.list_physical_devices("CPU")[0]
+register_light_solver()
 tf.config.set_logical_device_configuration(_CPU, [tf.config.LogicalDeviceConfiguration()] * 3)
 
 

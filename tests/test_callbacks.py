@@ -12,6 +12,7 @@ import tensorflow as tf
 import kormos_opt
 from kormos_opt.keras_internals import hook
 from tests.helpers import assert_weights
+from tests.light_solver import light
 from tests.problems import compiled, linear, network, regression
 
 X, Y = regression()
@@ -198,11 +199,11 @@ def test_a_metric_named_like_a_column_is_refused(name):
 
 def test_one_optimizer_in_two_models_fitted_in_turns():
     """Each has its own run and memory, in the graph as with scipy."""
-    for engine in ("scipy", "tfp"):
-        optimizer, alone = kormos_opt.LBFGS(engine=engine), []
+    for make in (kormos_opt.LBFGS, light):
+        optimizer, alone = make(), []
         models = [compiled(network(), optimizer) for _ in range(2)]
         for model in models:
-            single = compiled(network(), kormos_opt.LBFGS(engine=engine))
+            single = compiled(network(), make())
             single.set_weights(model.get_weights())
             alone.append(single.fit(X, Y, epochs=6, verbose=0).history["loss"])
         losses = [[], []]

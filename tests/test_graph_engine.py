@@ -15,6 +15,7 @@ import kormos_opt
 from kormos_opt.solvers import registry
 from kormos_opt.training.graph_step import GraphStep
 from tests.helpers import flat_weights, whole_and_pieces, with_dropout_and_batchnorm
+from tests.light_solver import light
 from tests.problems import compiled, linear, network, prepared, regression
 
 
@@ -62,10 +63,12 @@ def test_iterates_are_those_of_one_long_call_of_tfp(float64):
     assert history["fg_evals"][-1] == int(long.num_objective_evaluations)
 
 
-@pytest.mark.parametrize("make", [linear, network, with_dropout_and_batchnorm])
-def test_logs_are_those_of_the_accepted_iterate(make):
+@pytest.mark.parametrize(
+    ("make", "optimizer"), [(linear, light), (network, tfp_engine), (with_dropout_and_batchnorm, light)]
+)
+def test_logs_are_those_of_the_accepted_iterate(make, optimizer):
     x, y = regression()
-    model = compiled(make(), tfp_engine(), metrics=["mae"])
+    model = compiled(make(), optimizer(), metrics=["mae"])
     rows = []
 
     def look(epoch, logs):
@@ -79,25 +82,32 @@ def test_logs_are_those_of_the_accepted_iterate(make):
     np.testing.assert_array_equal([row[:2] for row in rows], 0)
 
 
-def test_an_iteration_is_one_graph_call():
-    x, y = regression()
+@pytest.fixture(scope="module")
+def trained():
+    """A network after one iteration of TFP."""
     model = compiled(network(), tfp_engine(batch_size=7))
-    model.fit(x, y, epochs=1, verbose=0)
+    model.fit(*regression(), epochs=1, verbose=0)
+    return model
+
+
+def test_an_iteration_is_one_graph_call(trained):
+    x, y = regression()
+    model = trained
     run = model.train_function._progress.run
     (step,) = run._step.compiled.values()
     calls = []
     key = next(iter(run._step.compiled))
     run._step.compiled[key] = lambda *data: calls.append(1) or step(*data)
     model.fit(x, y, epochs=6, initial_epoch=1, verbose=0)
+    run._step.compiled[key] = step
     assert len(calls) == 5
     assert step.experimental_get_tracing_count() == 1
 
 
-def test_no_host_callback_in_the_graph():
+def test_no_host_callback_in_the_graph(trained):
     """A TPU has no way to call Python in the middle of an iteration."""
     x, y = regression()
-    model = compiled(network(), tfp_engine())
-    model.fit(x, y, epochs=1, verbose=0)
+    model = trained
     run = model.train_function._progress.run
     (step,) = run._step.compiled.values()
     _, data = prepared(model, x, y).inside()
@@ -106,20 +116,27 @@ def test_no_host_callback_in_the_graph():
     assert "PyFunc" not in types and "EagerPyFunc" not in types and "PyFuncStateless" not in types
 
 
-@pytest.mark.parametrize("make", [network, with_dropout_and_batchnorm])
-def test_stop_and_resume_is_never_stopped(make):
-    whole, cut, history, rows, *_ = whole_and_pieces(make, (1, 2, 5, 8), tfp_engine)
+@pytest.mark.parametrize(("make", "optimizer"), [(network, tfp_engine), (with_dropout_and_batchnorm, light)])
+def test_stop_and_resume_is_never_stopped(make, optimizer):
+    whole, cut, history, rows, *_ = whole_and_pieces(make, (1, 2, 5, 8), optimizer)
     np.testing.assert_array_equal(whole, cut)
     assert history == rows
 
 
-@pytest.mark.parametrize("make", [network, with_dropout_and_batchnorm])
-@pytest.mark.parametrize("how", ["keras file", "weights file"])
-def test_a_file_carries_the_run(make, how, tmp_path, float64):
+@pytest.mark.parametrize(
+    ("how", "make", "optimizer"),
+    [
+        ("keras file", network, tfp_engine),
+        ("weights file", network, light),
+        ("keras file", with_dropout_and_batchnorm, light),
+        ("weights file", with_dropout_and_batchnorm, light),
+    ],
+)
+def test_a_file_carries_the_run(how, make, optimizer, tmp_path, float64):
     x, y = regression(dtype="float64")
-    whole = compiled(make(), tfp_engine())
+    whole = compiled(make(), optimizer())
     start = whole.get_weights()
-    cut = compiled(keras.models.clone_model(whole), tfp_engine())
+    cut = compiled(keras.models.clone_model(whole), optimizer())
     cut.set_weights(start)
     for one, other in zip(whole.non_trainable_variables, cut.non_trainable_variables, strict=True):
         other.assign(one)
@@ -130,7 +147,7 @@ def test_a_file_carries_the_run(make, how, tmp_path, float64):
         loaded = keras.models.load_model(tmp_path / "model.keras")
     else:
         cut.save_weights(tmp_path / "model.weights.h5")
-        loaded = compiled(keras.models.clone_model(cut), tfp_engine())
+        loaded = compiled(keras.models.clone_model(cut), optimizer())
         loaded.optimizer.build(loaded.trainable_variables)
         loaded.load_weights(tmp_path / "model.weights.h5")
     assert int(loaded.optimizer.iterations) == 4
@@ -141,7 +158,7 @@ def test_a_file_carries_the_run(make, how, tmp_path, float64):
 
 def test_other_weights_or_data_start_afresh(tmp_path):
     x, y = regression()
-    model = compiled(network(), tfp_engine())
+    model = compiled(network(), light())
     model.fit(x, y, epochs=4, verbose=0)
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
@@ -151,14 +168,15 @@ def test_other_weights_or_data_start_afresh(tmp_path):
 KILLED = """
     import os, signal, sys
     import numpy as np, keras
-    import kormos_opt
+    from tests.light_solver import light, register_light_solver
     from tests.problems import compiled, network, regression
 
+    register_light_solver()
     keras.utils.set_random_seed(0)
     keras.config.set_floatx("float64")
     keras.config.set_dtype_policy("float64")
     folder, kill_at = sys.argv[1], int(sys.argv[2])
-    model = compiled(network(), kormos_opt.LBFGS(engine="tfp"))
+    model = compiled(network(), light())
 
     def kill(epoch, logs):
         print(epoch, logs["loss"].hex(), flush=True)
@@ -208,7 +226,7 @@ def test_scipys_memory_is_not_in_a_file_and_that_is_said(tmp_path, caplog):
 @pytest.mark.parametrize("options", [{"gtol": 1e-2}, {"ftol": 1e-2}, {"xtol": 1e-1}])
 def test_tolerances_end_the_run(options):
     x, y = regression()
-    model = compiled(linear(), tfp_engine(options=options))
+    model = compiled(linear(), light(options=options))
     history = model.fit(x, y, epochs=100, verbose=0).history
     (name,) = options
     assert len(history["loss"]) < 20
@@ -218,7 +236,7 @@ def test_tolerances_end_the_run(options):
 
 @pytest.mark.parametrize(("name", "limit"), [("maxiter", 3), ("maxfun", 5)])
 def test_limits_end_the_run(name, limit):
-    model = compiled(network(), tfp_engine(options={name: limit}))
+    model = compiled(network(), light(options={name: limit}))
     history = model.fit(*regression(), epochs=100, verbose=0).history
     assert len(history["loss"]) <= 3
     assert not model.optimizer.result.success
@@ -227,14 +245,15 @@ def test_limits_end_the_run(name, limit):
 
 def test_a_start_at_the_optimum_ends_at_once(float64):
     x, y = regression(dtype="float64")
-    model = compiled(linear(), tfp_engine(tol=1e-9))
+    model = compiled(linear(), light(tol=1e-9))
     model.fit(x, y, epochs=100, verbose=0)
     assert model.optimizer.result.success
     again = model.fit(x, y, epochs=100, verbose=0)
     assert len(again.history["loss"]) == 1
 
 
-def test_a_failed_line_search_keeps_the_last_iterate():
+@pytest.mark.parametrize("optimizer", [tfp_engine, light])
+def test_a_failed_line_search_keeps_the_last_iterate(optimizer):
     """f with a gradient of the wrong sign: no step along it goes down."""
 
     class Wrong(keras.layers.Layer):
@@ -247,7 +266,7 @@ def test_a_failed_line_search_keeps_the_last_iterate():
 
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1, kernel_initializer="ones"), Wrong()])
     before = model.get_weights()
-    compiled(model, tfp_engine()).fit(*regression(), epochs=5, verbose=0)
+    compiled(model, optimizer()).fit(*regression(), epochs=5, verbose=0)
     assert "line search found no better point" in model.optimizer.result.message
     assert not model.optimizer.result.success
     for one, other in zip(before, model.get_weights(), strict=True):
@@ -271,7 +290,7 @@ def test_nan_at_a_trial_point_is_backed_off_from(float64):
 
 def test_an_error_in_a_callback_keeps_the_iterate():
     x, y = regression()
-    model = compiled(network(), tfp_engine())
+    model = compiled(network(), light())
     seen = []
 
     def fail(epoch, logs):
@@ -285,12 +304,21 @@ def test_an_error_in_a_callback_keeps_the_iterate():
     assert len(model.fit(x, y, epochs=9, initial_epoch=3, verbose=0).history["loss"]) == 6
 
 
-@pytest.mark.parametrize("arguments", [{"run_eagerly": True}, {"jit_compile": True}, {}])
-@pytest.mark.parametrize("precision", ["model", "float64"])
-def test_ways_to_run(arguments, precision):
+@pytest.mark.parametrize(
+    ("optimizer", "arguments", "precision"),
+    [
+        (tfp_engine, {"jit_compile": True}, "model"),
+        (tfp_engine, {"run_eagerly": True}, "float64"),
+        (light, {"jit_compile": True}, "float64"),
+        (light, {"run_eagerly": True}, "model"),
+        (light, {}, "model"),
+        (light, {}, "float64"),
+    ],
+)
+def test_ways_to_run(optimizer, arguments, precision):
     x, y = regression()
-    model = compiled(linear(), tfp_engine(precision=precision), **arguments)
-    model.fit(x, y, epochs=30, verbose=0)
+    model = compiled(linear(), optimizer(precision=precision), **arguments)
+    model.fit(x, y, epochs=60, verbose=0)
     best = np.linalg.lstsq(np.c_[x, np.ones(len(x))], y, rcond=None)[0].ravel()
     np.testing.assert_allclose(flat_weights(model), best, atol=1e-3)
 
@@ -302,7 +330,7 @@ def test_in_a_chain_with_frozen_layers():
     def freeze(model):
         model.layers[0].trainable = False
 
-    optimizer = tfp_engine(epochs=[3, 4], pretrain_fn=[None, freeze])
+    optimizer = light(epochs=[3, 4], pretrain_fn=[None, freeze])
     history = compiled(model, optimizer).fit(x, y, epochs=7, verbose=0).history
     assert history["stage"] == [0] * 3 + [1] * 4
     assert all(np.diff(history["loss"]) < 0)
@@ -356,11 +384,11 @@ def test_missing_packages_are_named_with_the_command(monkeypatch):
         tfp_engine()
 
 
-@pytest.mark.parametrize("after", [False, True])
-def test_ctrl_c_is_no_error(after, monkeypatch, caplog):
+@pytest.mark.parametrize(("after", "optimizer"), [(False, tfp_engine), (True, light)])
+def test_ctrl_c_is_no_error(after, optimizer, monkeypatch, caplog):
     """Before an iteration of the graph, or after it but before anybody has seen it: the fit goes on from there."""
     x, y = regression()
-    whole, cut = (compiled(network(), tfp_engine(precision="float64")) for _ in range(2))
+    whole, cut = (compiled(network(), optimizer(precision="float64")) for _ in range(2))
     cut.set_weights(whole.get_weights())
     whole.fit(x, y, epochs=6 + after, verbose=0)
     advance, left = GraphStep.__call__, [4]

@@ -5,24 +5,11 @@ import numpy as np
 import pytest
 
 from kormos_opt.optimizers import LBFGS
-from tests.layer_kinds import LAYERS, model_and_data
-from tests.problems import compiled, finite_differences, network, prepared, regression
+from tests.layer_kinds import model_and_data
+from tests.problems import compiled, linear, network, prepared, regression
 
 layers = keras.layers
 KERAS = tuple(int(number) for number in keras.__version__.split(".")[:2])
-
-
-@pytest.mark.parametrize("kind", LAYERS)
-def test_gradient_is_that_of_finite_differences(kind, float64):
-    model, x, y = model_and_data(kind)
-    objective = prepared(compiled(model), x, y)
-    rng = np.random.default_rng(2)
-    x0 = objective.parameters.ravel() + 0.01 * rng.normal(size=objective.parameters.size)
-    evaluation = objective.evaluate(x0)
-    for _ in range(3):
-        direction = rng.normal(size=x0.size)
-        slope = finite_differences(lambda x: objective.evaluate(x).fun, x0, direction)
-        np.testing.assert_allclose(evaluation.jac @ direction, slope, rtol=1e-6, atol=1e-8)
 
 
 @pytest.mark.parametrize("kind", ["Dense", "Dropout", "GaussianNoise", "RandomTranslation", "BatchNormalization"])
@@ -86,31 +73,27 @@ def made(loss):
     return loss if isinstance(loss, str) else getattr(keras.losses, loss[0])(reduction=loss[1])
 
 
-@pytest.mark.parametrize("batch_size", [1, 7, 30, 59])
 @pytest.mark.parametrize("kind", LOSSES)
-def test_rebatching_leaves_the_objective_alone(kind, batch_size, float64):
+def test_the_objective_is_the_loss_that_keras_reports_however_it_is_cut(kind, float64):
     make, data, loss, sample_weight = LOSSES[kind]
-    model, (x, y), loss = make(), data(60), made(loss)
-    x0 = None
-    evaluations = []
-    for size in (60, batch_size):
-        objective = prepared(compiled(model, LBFGS(batch_size=size), loss), x, y, sample_weight)
-        x0 = objective.parameters.ravel() if x0 is None else x0
-        evaluations.append(objective.evaluate(x0))
-    whole, cut = evaluations
+    model, (x, y) = compiled(make(), LBFGS(batch_size=60), made(loss)), data(60)
+    objective = prepared(model, x, y, sample_weight)
+    x0 = objective.parameters.ravel()
+    whole = objective.evaluate(x0)
+    np.testing.assert_allclose(whole.fun, model.test_on_batch(x, y, sample_weight), rtol=1e-12)
     # Before 3.13, Keras adds 1e-7 to the number of valid entries of a mask.
     added = 2e-7 if "masked" in kind and KERAS < (3, 13) else 0
-    np.testing.assert_allclose(cut.fun, whole.fun, rtol=1e-13 + added)
-    np.testing.assert_allclose(cut.jac, whole.jac, rtol=1e-10 + added, atol=1e-13 + added)
+    for rows in (1, 7, 59):
+        objective.objective.rows_per_chunk = rows
+        cut = objective.objective.bind(objective.data).evaluate(x0)
+        np.testing.assert_allclose(cut.fun, whole.fun, rtol=1e-13 + added, err_msg=f"{rows} rows")
+        np.testing.assert_allclose(cut.jac, whole.jac, rtol=1e-10 + added, atol=1e-13 + added)
 
 
-@pytest.mark.parametrize("kind", LOSSES)
-def test_objective_of_one_batch_is_the_loss_that_keras_reports(kind, float64):
-    make, data, loss, sample_weight = LOSSES[kind]
-    model, (x, y) = compiled(make(), loss=made(loss)), data(60)
-    objective = prepared(model, x, y, sample_weight)
-    fun = objective.evaluate(objective.parameters.ravel()).fun
-    np.testing.assert_allclose(fun, model.test_on_batch(x, y, sample_weight), rtol=1e-12)
+def test_rows_of_a_chunk_are_those_that_were_asked_for():
+    x, y = regression()
+    for rows in (1, 7, 60, 100):
+        assert prepared(compiled(linear(), LBFGS(batch_size=rows)), x, y).objective.rows_per_chunk == rows
 
 
 def test_sum_is_a_plain_sum_with_penalties_once(float64):

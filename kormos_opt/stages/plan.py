@@ -74,11 +74,11 @@ class Plan:
         if epochs is not None and not is_positive_integer(epochs):
             received = self.arguments["epochs"]
             raise ValueError(f"Expected a positive integer, a list of them, or None. Received: epochs={received!r}.")
-        options = {**self._preset.get(method.name, {}), **(settings["options"] or {})}
-        check_options(method, settings["tol"], options)
+        given = settings["options"] or {}
+        check_options(method, settings["tol"], given)
         settings |= {
             "method": method,
-            "options": options,
+            "options": {**self._preset.get(method.name, {}), **given},
             "constraints": constraints.as_list(settings["constraints"]),
         }
         return (GraphStage if method.start is None else SolverStage)(**settings)
