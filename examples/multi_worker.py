@@ -1,6 +1,6 @@
 """Softmax regression on MNIST by several processes, each with its part of the images, that act as one.
 
-python -m examples.multi_worker --workers 2 [--data FOLDER] [--epochs 30] [--backup FOLDER]
+python -m examples.multi_worker --workers 2 [--data FOLDER] [--epochs 30] [--engine tfp] [--backup FOLDER]
 
 starts them all on this host. On several machines start one process on each, with its own TF_CONFIG and without
 `--workers`, and a `--backup` folder that all of them see:
@@ -34,6 +34,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, help="processes to start on this host")
     parser.add_argument("--data", help="folder with mnist.npz")
     parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--engine", choices=["tfp", "scipy"], default="tfp", help="tfp goes on from a backup exactly")
     parser.add_argument("--backup", help="folder to go on from after a crash")
     parser.add_argument("--rows", type=int, default=60_000, help="images to take")
     arguments = parser.parse_args()
@@ -49,7 +50,7 @@ def train(arguments: argparse.Namespace) -> None:
     keras.utils.set_random_seed(0)
     with strategy.scope():
         model = keras.Sequential([keras.Input((784,)), keras.layers.Dense(10, "softmax")])
-        model.compile(kormos_opt.LBFGS(engine="tfp"), "categorical_crossentropy", metrics=["accuracy"])
+        model.compile(kormos_opt.LBFGS(engine=arguments.engine), "categorical_crossentropy", metrics=["accuracy"])
     x, y = mnist(arguments.data)
     callbacks = [keras.callbacks.BackupAndRestore(arguments.backup)] if arguments.backup else []
     begin = time.perf_counter()

@@ -53,6 +53,7 @@ def images(tmp_path):
 
 def test_several_workers_print_what_one_does(images):
     command = [sys.executable, "-m", "examples.multi_worker", "--data", str(images), "--rows", "101", "--epochs", "4"]
+    command += ["--engine", "scipy"]
     tables = []
     for workers in ([], ["--workers", "2"]):
         run = subprocess.run([*command, *workers], capture_output=True, text=True, check=True)
@@ -96,11 +97,11 @@ def test_missing_data_is_generated_and_said(monkeypatch, capsys):
     assert capsys.readouterr().out.count("generated") == 2
 
 
-@pytest.mark.parametrize("engine", ["scipy", "tfp"])
-def test_burgers(engine, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(("engine", "epochs"), [("scipy", "100"), ("tfp", "30")])
+def test_burgers(engine, epochs, tmp_path, monkeypatch, capsys):
     picture = tmp_path / "picture.png"
     monkeypatch.setenv("MPLBACKEND", "agg")
-    arguments = ["--engine", engine, "--adam", "30", "--epochs", "100", "--rows", "200", "--picture", str(picture)]
+    arguments = ["--engine", engine, "--adam", "30", "--epochs", epochs, "--rows", "200", "--picture", str(picture)]
     monkeypatch.setattr(sys, "argv", ["burgers", *arguments])
     try:
         burgers.main()

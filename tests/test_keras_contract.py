@@ -1,6 +1,7 @@
 """One test for each fact of Keras and TensorFlow that `keras_internals` relies on."""
 
 import inspect
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -10,6 +11,7 @@ from keras.src.backend import AutocastScope, get_autocast_scope, get_keras_mask
 from keras.src.backend.tensorflow import trainer as tensorflow_trainer
 from keras.src.backend.tensorflow.trainer import TensorFlowTrainer, TFEpochIterator
 from keras.src.losses import loss as loss_module
+from keras.src.saving import saving_lib
 from keras.src.saving.keras_saveable import KerasSaveable
 from keras.src.trainers.data_adapters import array_data_adapter, array_slicing, get_data_adapter
 from keras.src.trainers.trainer import Trainer
@@ -18,6 +20,7 @@ from tensorflow.python.distribute.input_ops import auto_shard_dataset
 from kormos_opt.keras_internals.hook import _show_rows
 from kormos_opt.keras_internals.model import compiled_with
 from kormos_opt.keras_internals.tracing import added_to_valid_entries, twice_differentiable, undivided_losses
+from kormos_opt.keras_internals.version import TESTED, check_version
 from tests.problems import linear, regression
 
 X, Y = regression()
@@ -487,3 +490,69 @@ def test_xla_makes_an_operation_whose_gradient_is_registered_here():
         return third.gradient(curvature, x)
 
     np.testing.assert_allclose(third_derivative(tf.constant([1.0, 2.0])), [24.0, 240.0], rtol=1e-6)
+
+
+def test_a_policy_keeps_the_dtype_of_variables_in_one_attribute():
+    policy = keras.DTypePolicy("float64")
+    policy._variable_dtype = "float32"
+    assert (policy.compute_dtype, policy.variable_dtype) == ("float64", "float32")
+
+
+def test_the_list_of_what_files_leave_out_has_two_names():
+    """Kept under one and looked for under the other: what `_remember_what_files_leave_out` works around."""
+    skipset = saving_lib.get_attr_skipset("Optimizer")
+    assert skipset == saving_lib.get_attr_skipset("Optimizer")
+    source = inspect.getsource(saving_lib.get_attr_skipset)
+    assert "saving_attr_skiplist_" in source
+
+
+def test_the_epoch_iterator_knows_the_shapes_of_its_batches():
+    iterator = TFEpochIterator(x=X, y=Y, batch_size=7)
+    assert [spec.shape[1:] for spec in iterator._distributed_dataset.element_spec] == [(4,), (1,)]
+
+
+def test_seed_generators_name_their_state():
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dropout(0.5)])
+    assert [(each.name, tuple(each.shape)) for each in model.non_trainable_variables] == [
+        ("seed_generator_state", (2,))
+    ]
+
+
+def test_a_data_set_of_keras_may_never_end():
+    class Endless(keras.utils.PyDataset):
+        def __getitem__(self, index):
+            return X, Y
+
+    assert Endless().num_batches is None
+
+
+def test_an_optimizer_keeps_the_variables_it_was_built_for():
+    optimizer, model = keras.optimizers.SGD(), linear()
+    optimizer.build(model.trainable_variables)
+    assert optimizer._trainable_variables == model.trainable_variables
+
+
+def test_the_arguments_of_the_patched_methods():
+    check_version(keras.__version__)
+
+
+@pytest.mark.parametrize("version", ["2.15.0", "3.9.2", "3.16.0", "3.99.1", "4.0.0"])
+def test_a_version_that_was_not_tested_is_refused(version):
+    with pytest.raises(ImportError, match=rf"Expected Keras 3\.10 to 3\.15.*Received: keras {version}"):
+        check_version(version)
+
+
+def test_a_development_version_is_let_through():
+    check_version("3.16.0.dev2026112401")
+
+
+def test_a_changed_method_is_named(monkeypatch):
+    monkeypatch.setattr(TensorFlowTrainer, "make_test_function", lambda self: None)
+    with pytest.raises(ImportError, match=r"whose make_test_function takes other arguments.*pip install"):
+        check_version("3.15.0")
+
+
+def test_the_versions_of_the_requirements_are_those_that_were_tested():
+    requirements = (Path(__file__).parent.parent / "requirements.txt").read_text()
+    (major, first), (_, last) = TESTED
+    assert f"keras>={major}.{first},<{major}.{last + 1}\n" in requirements

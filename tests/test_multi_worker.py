@@ -61,16 +61,30 @@ def folder(tmp_path_factory):
     return folder
 
 
-def results(count, cases, folder):
-    """What a process alone and each of `count` workers says of the cases."""
-    command = ["-m", "tests.worker", str(folder), *cases]
-    finish([*start(count, command, folder), *start(None, command, folder)])
-    return [json.loads((folder / f"{worker}.json").read_text()) for worker in ("alone", *range(count))]
+def command(folder, *cases):
+    return ["-m", "tests.worker", str(folder), *cases]
+
+
+def answers(folder, *workers):
+    return [json.loads((folder / f"{worker}.json").read_text()) for worker in workers]
 
 
 @pytest.fixture(scope="module")
-def two_workers(folder):
-    return results(2, [*CASES, "collectives"], folder)
+def death(folder):
+    """Two workers, one of which is killed in its fourth epoch: what the other one did."""
+    survivor, dead = start(2, command(folder, "dies"), folder)
+    assert dead.wait(120) == -9
+    begin = time.monotonic()
+    code = survivor.wait(60)
+    return code, time.monotonic() - begin, survivor.log.read_text()
+
+
+@pytest.fixture(scope="module")
+def two_workers(folder, death):
+    """What a process alone and each of two workers says of all cases. They begin where the dead ones ended."""
+    pair = start(2, command(folder, "restarts", *CASES, "collectives", "disagrees", "fails"), folder)
+    finish([*pair, *start(None, command(folder, *CASES), folder)])
+    return answers(folder, "alone", 0, 1)
 
 
 def assert_same(case, alone, *workers):
@@ -101,27 +115,27 @@ def test_files_are_written_once(two_workers, folder):
         np.testing.assert_allclose(two, one, rtol=1e-6)
 
 
-def test_four_workers_with_uneven_shards(folder):
+def test_four_workers_with_uneven_shards(folder, two_workers):
     """61 rows, five files and nine batches: no worker has as much as another."""
     cases = ["streamed files", "callbacks"]
-    outcomes = results(4, cases, folder)
+    finish(start(4, command(folder, *cases), folder))
     for case in cases:
-        assert_same(case, *outcomes)
+        assert_same(case, two_workers[0], *answers(folder, *range(4)))
 
 
-def test_a_death_is_noticed_and_a_restart_goes_on(folder, two_workers):
-    command = ["-m", "tests.worker", str(folder)]
-    survivor, dead = start(2, [*command, "dies"], folder)
-    assert dead.wait(120) == -9
-    begin = time.monotonic()
-    assert survivor.wait(60) != 0
-    assert time.monotonic() - begin < 60
-    assert "Expected every worker to take part in an evaluation" in survivor.log.read_text()
-    finish(start(2, [*command, "restarts"], folder))
-    first, second = (json.loads((folder / f"{worker}.json").read_text())["restarts"] for worker in range(2))
+def test_a_death_is_noticed(death):
+    code, seconds, log = death
+    assert code != 0
+    assert seconds < 60
+    assert "Expected every worker to take part in an evaluation" in log
+
+
+def test_a_restart_goes_on(two_workers):
+    alone, *both = two_workers
+    first, second = (each["restarts"] for each in both)
     assert first == second
     assert len(first["history"]["loss"]) == 8 - 4
-    never_stopped = two_workers[0]["tfp"]
+    never_stopped = alone["tfp"]
     np.testing.assert_allclose(first["weights"], never_stopped["weights"], rtol=1e-10)
     np.testing.assert_allclose(first["history"]["loss"], never_stopped["history"]["loss"][4:], rtol=1e-10)
 
@@ -133,8 +147,6 @@ def test_a_death_is_noticed_and_a_restart_goes_on(folder, two_workers):
         ("fails", ["Expected every worker to get through its data", "a disk is broken"]),
     ],
 )
-def test_what_goes_wrong_on_one_worker_ends_all(case, messages, folder):
-    workers = start(2, ["-m", "tests.worker", str(folder), case], folder)
-    for worker, message in zip(workers, messages, strict=True):
-        assert worker.wait(120) != 0
-        assert message in worker.log.read_text()
+def test_what_goes_wrong_on_one_worker_ends_all(case, messages, two_workers):
+    for worker, message in zip(two_workers[1:], messages, strict=True):
+        assert message in worker[case]

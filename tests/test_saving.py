@@ -5,6 +5,7 @@ import importlib.util
 import pickle
 import subprocess
 import sys
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -172,3 +173,32 @@ def test_any_number_of_seeds_goes_on_from_a_file(room, how, tmp_path, monkeypatc
         loaded.load_weights(path)
     expected = model.fit(x, y, epochs=3, verbose=0).history
     assert loaded.fit(x, y, epochs=3, verbose=0).history == expected
+
+
+FILES = Path(__file__).parent / "files"
+
+
+@pytest.mark.parametrize(
+    ("name", "stages"),
+    [
+        ("lbfgs", ["L-BFGS-B"]),
+        ("slsqp", ["SLSQP"]),
+        ("chain", ["L-BFGS-B", "Newton-CG"]),
+        ("lbfgs_tfp", ["L-BFGS-TFP"]),
+    ],
+)
+def test_files_of_earlier_versions_load(name, stages):
+    """Written when every module stood at the root of the package; the memory of tfp goes on where it was."""
+    model = keras.models.load_model(FILES / f"{name}_0.1.keras")
+    assert [stage.name for stage in model.optimizer.stages] == stages
+    x = np.linspace(-1, 1, 20).reshape(-1, 1)
+    y = 3 * x + np.sin(3 * x)
+    before = model.evaluate(x, y, verbose=0)[0]
+    history = model.fit(x, y, epochs=6, initial_epoch=4, verbose=0).history
+    assert history["loss"][0] < before
+    assert int(model.optimizer.iterations) == 6
+    if name == "lbfgs_tfp":
+        assert history["fg_evals"][0] > 10  # counted from the first fit on
+    if name == "lbfgs":
+        assert model.optimizer.get_config()["bounds"] == {"out/kernel": (None, 4)}
+        assert model.optimizer.memory == 5

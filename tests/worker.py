@@ -132,7 +132,7 @@ def disagreeing(strategy, folder):
             if epoch == 2 and worker() == 1:
                 self.model.set_weights([weight + 1 for weight in self.model.get_weights()])
 
-    return fit(strategy, LBFGS(), arrays(), callbacks=[Disturbance()])
+    return error_of(lambda: fit(strategy, LBFGS(), arrays(), callbacks=[Disturbance()]))
 
 
 def failing(strategy, folder):
@@ -147,7 +147,16 @@ def failing(strategy, folder):
 
     signature = tf.TensorSpec((4,), tf.float64), tf.TensorSpec((1,), tf.float64)
     data = tf.data.Dataset.from_generator(rows, output_signature=signature).batch(5)
-    return fit(strategy, LBFGS(cache=False), (data,))
+    return error_of(lambda: fit(strategy, LBFGS(cache=False), (data,)))
+
+
+def error_of(fit):
+    """What a fit fails with on this worker. The others go on with the next case, so all have to hear of it."""
+    try:
+        fit()
+    except Exception as error:
+        return str(error)
+    raise AssertionError("no error")
 
 
 def count_collectives(strategy):

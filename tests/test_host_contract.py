@@ -1,0 +1,71 @@
+"""One test for each private name of scipy and TensorFlow Probability that the solvers rely on."""
+
+import inspect
+
+import numpy as np
+import pytest
+import scipy.optimize
+from scipy.optimize import _cobyla_py, _cobyqa_py, _minimize, _trustregion
+
+from kormos_opt.solvers import scipy_options
+from kormos_opt.solvers.scipy_methods import METHODS
+from kormos_opt.solvers.scipy_minimize import _lock
+
+pytestmark = pytest.mark.quick
+SCIPY = tuple(int(number) for number in scipy.__version__.split(".")[:2])
+
+
+def test_minimize_knows_the_fifteen_methods():
+    assert [name.lower() for name in _minimize.MINIMIZE_METHODS] == list(METHODS)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_is_a_function_whose_arguments_are_its_options(name):
+    function = getattr(_minimize, scipy_options._FUNCTIONS[name])
+    parameters = inspect.signature(function).parameters
+    assert {"fun", "func"} & parameters.keys() and "x0" in parameters
+    assert (
+        set(METHODS[name].options)
+        <= parameters.keys() | inspect.signature(_trustregion._minimize_trust_region).parameters.keys()
+    )
+
+
+def test_some_trust_regions_hand_their_options_on():
+    assert "trust_region_options" in inspect.signature(_minimize._minimize_trust_ncg).parameters
+    assert "gtol" in inspect.signature(_trustregion._minimize_trust_region).parameters
+
+
+def test_scipy_holds_a_lock_while_cobyqa_runs():
+    lock, held = _cobyqa_py.COBYQA_LOCK, []
+    scipy.optimize.minimize(lambda x: held.append(lock.locked()) or x @ x, np.ones(2), method="COBYQA")
+    assert all(held)
+    assert not lock.locked()
+    assert _lock("COBYQA") is lock
+
+
+@pytest.mark.skipif(SCIPY >= (1, 16), reason="the Fortran code of COBYLA had a lock until scipy 1.15")
+def test_scipy_holds_a_lock_while_cobyla_runs():
+    lock, held = _cobyla_py._module_lock, []
+    scipy.optimize.minimize(lambda x: held.append(lock.locked()) or x @ x, np.ones(2), method="COBYLA")
+    assert all(held)
+    assert _lock("COBYLA") is lock
+
+
+def test_tfp_goes_on_from_its_results():
+    """`minimize` takes the results of an earlier call by these names, which files of models carry too."""
+    from tensorflow_probability.python.optimizer import lbfgs
+
+    from kormos_opt.solvers.registry import find
+
+    state = find("L-BFGS-TFP").variables(3, {"memory": 2})
+    assert list(state) == [
+        "position",
+        "objective_value",
+        "objective_gradient",
+        "position_deltas",
+        "gradient_deltas",
+    ]
+    others = {"converged", "failed", "num_iterations", "num_objective_evaluations"}
+    assert set(lbfgs.LBfgsOptimizerResults._fields) == {*state, *others}
+    arguments = inspect.signature(lbfgs.minimize).parameters
+    assert {"previous_optimizer_results", "num_correction_pairs", "max_line_search_iterations"} <= arguments.keys()
