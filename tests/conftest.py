@@ -33,4 +33,4 @@ def float64():
 
 
 def pytest_addoption(parser):
-    parser.addoption("--random-cases", type=int, default=25, help="cases of tests/test_random_models.py")
+    parser.addoption("--random-cases", type=int, default=10, help="cases of tests/test_random_models.py")

@@ -44,6 +44,12 @@ def prepared(model, x, y=None, sample_weight=None, class_weight=None, batch_size
     return Objective.build(model, settings, data, replicas).bind(data)
 
 
+def rebound(model, x, y):
+    """The objective that a model was trained with, bound to the data once more: nothing is traced again."""
+    data = of_fit(None, "auto", x, y, None, None, None, None)
+    return model.train_function._objective.bind(data)
+
+
 def finite_differences(fun, x, direction, step=1e-4):
     """The slope of `fun` at `x` along `direction`, by five-point central differences: an error of order `step**4`."""
     near = fun(x + step * direction) - fun(x - step * direction)

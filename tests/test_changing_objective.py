@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 import kormos_opt
+from tests.light_solver import light
 from tests.problems import compiled, linear, regression
 
 X, Y = regression(dtype="float64")
@@ -58,7 +59,7 @@ def assigning(model, at, value):
 
 OPTIMIZERS = {
     "L-BFGS-B": lambda: kormos_opt.LBFGS(tol=1e-14),
-    "tfp": lambda: kormos_opt.LBFGS(engine="tfp", tol=1e-14),
+    "light": lambda: light(tol=1e-14),
     "BFGS": lambda: kormos_opt.BFGS(tol=1e-7),
     "trust-ncg": lambda: kormos_opt.TrustNCG(tol=1e-9),
 }
@@ -67,8 +68,6 @@ OPTIMIZERS = {
 @pytest.mark.parametrize("name", OPTIMIZERS)
 @pytest.mark.parametrize("weight", ["add_weight", "tf"])
 def test_a_loss_weight_assigned_by_a_callback(weight, name, float64, caplog):
-    if (weight, name) == ("tf", "tfp"):
-        pytest.skip("once for the slow traces of tfp is enough")
     model = Weighted(weight)
     compiled(model, OPTIMIZERS[name]())
     callback = assigning(model, 2, 9.0)
@@ -80,7 +79,7 @@ def test_a_loss_weight_assigned_by_a_callback(weight, name, float64, caplog):
     assert model.optimizer.result.success
     messages = [record.message for record in caplog.records if "was changed in the middle" in record.message]
     assert len(messages) == 1
-    assert "factor" in messages[0] and ("keeps its memory" if name == "tfp" else "starts afresh") in messages[0]
+    assert "factor" in messages[0] and ("keeps its memory" if name == "light" else "starts afresh") in messages[0]
 
 
 def test_noticing_costs_no_evaluation(float64):

@@ -57,7 +57,7 @@ def test_recurrent_layers_are_measured(monkeypatch):
     monkeypatch.setattr(memory_limits, "eighth_of_all", lambda: 150 * 2**20)
     compiled(model, kormos_opt.LBFGS(batch_size="auto"))
     objective = prepared(model, x, y)
-    assert objective._rows_per_chunk < 1500
+    assert objective.objective.rows_per_chunk < 1500
     before = psutil.Process().memory_info().rss
     peak = memory_limits.peak_of(lambda: objective.evaluate(objective.parameters.ravel()))
     assert peak - before < 2 * 150 * 2**20

@@ -170,8 +170,7 @@ class Concatenating(keras.Model):
         return {"loss": loss}
 
 
-@pytest.mark.parametrize("precision", ["model", "float64"])
-@pytest.mark.parametrize("method", ["l-bfgs-b", "newton-cg"])
+@pytest.mark.parametrize(("method", "precision"), [("l-bfgs-b", "model"), ("newton-cg", "float64")])
 def test_xla_where_a_concatenation_is_differentiated_again(method, precision):
     """The same rows as without XLA."""
     x, y = (array.astype("float32") for array in (X[:, :2], Y))

@@ -90,6 +90,7 @@ def trained():
     return model
 
 
+@pytest.mark.xdist_group("one graph")
 def test_an_iteration_is_one_graph_call(trained):
     x, y = regression()
     model = trained
@@ -104,6 +105,7 @@ def test_an_iteration_is_one_graph_call(trained):
     assert step.experimental_get_tracing_count() == 1
 
 
+@pytest.mark.xdist_group("one graph")
 def test_no_host_callback_in_the_graph(trained):
     """A TPU has no way to call Python in the middle of an iteration."""
     x, y = regression()

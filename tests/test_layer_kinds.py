@@ -8,6 +8,8 @@ from kormos_opt.optimizers import LBFGS
 from tests.layer_kinds import LAYERS, model_and_data
 from tests.problems import compiled, finite_differences, prepared
 
+pytestmark = pytest.mark.xdist_group("layer kinds")
+
 
 @pytest.fixture(scope="module", params=LAYERS)
 def kind(request):

@@ -17,7 +17,7 @@ from tests.helpers import flat_weights
 from tests.light_solver import light
 from tests.problems import compiled, network, regression
 
-OPTIMIZERS = {"scipy": kormos_opt.LBFGS, "tfp": lambda: kormos_opt.LBFGS(engine="tfp"), "light": light}
+OPTIMIZERS = {"scipy": kormos_opt.LBFGS, "light": light}
 READ = """
 import sys, numpy as np, tensorflow as tf
 x, folder, out = np.load(sys.argv[1]), sys.argv[2], sys.argv[3]
@@ -36,7 +36,7 @@ def trained(engine, epochs=3):
     return model, x, y
 
 
-@pytest.mark.parametrize(("how", "engine"), [("export", "scipy"), ("export", "light"), ("saved_model", "scipy")])
+@pytest.mark.parametrize(("how", "engine"), [("export", "light"), ("saved_model", "scipy")])
 def test_saved_model_without_kormos_opt(engine, how, tmp_path):
     model, x, _ = trained(engine)
     if how == "export":
@@ -59,7 +59,7 @@ def test_onnx(tmp_path):
     assert (tmp_path / "model.onnx").stat().st_size > 0
 
 
-@pytest.mark.parametrize("engine", ["scipy", "tfp"])
+@pytest.mark.parametrize("engine", ["scipy", "light"])
 def test_load_model_gives_back_the_optimizer_with_its_settings(engine, tmp_path):
     model, x, _ = trained(engine)
     model.save(tmp_path / "model.keras")
@@ -92,7 +92,7 @@ def test_saving_in_the_middle_of_a_fit(engine, tmp_path):
 @pytest.mark.parametrize(
     ("how", "epochs", "engine"),
     [(how, epochs, "scipy") for how in ("pickle", "deepcopy", "clone_model") for epochs in (0, 3)]
-    + [("pickle", 3, "light"), ("deepcopy", 0, "tfp")],
+    + [("pickle", 3, "light"), ("deepcopy", 0, "light")],
 )
 def test_copies(engine, epochs, how):
     model, x, y = trained(engine, epochs)

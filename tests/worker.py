@@ -12,6 +12,7 @@ import tensorflow as tf
 
 import kormos_opt
 from tests.helpers import collectives, with_dropout_and_batchnorm
+from tests.light_solver import light, register_light_solver
 from tests.problems import linear, network, prepared, regression
 
 
@@ -85,7 +86,8 @@ CASES = {
     "PyDataset": lambda strategy, folder: fit(strategy, LBFGS(), (Slices(),)),
     "newton-cg": lambda strategy, folder: fit(strategy, kormos_opt.NewtonCG(), arrays()),
     "trust-exact": lambda strategy, folder: fit(strategy, kormos_opt.TrustExact(), arrays()),
-    "tfp": lambda strategy, folder: fit(strategy, LBFGS(engine="tfp"), arrays(), epochs=8),
+    "tfp": lambda strategy, folder: fit(strategy, LBFGS(engine="tfp"), arrays(), epochs=3),
+    "light": lambda strategy, folder: fit(strategy, light(), arrays(), epochs=8),
     "to the end": lambda strategy, folder: fit(strategy, LBFGS(), arrays(), epochs=300, make=linear),
 }
 
@@ -121,7 +123,7 @@ class Death(keras.callbacks.Callback):
 
 def restartable(strategy, folder, callbacks=()):
     backup = keras.callbacks.BackupAndRestore(folder / "backup", delete_checkpoint=False)
-    return fit(strategy, LBFGS(engine="tfp"), arrays(), 8, callbacks=[backup, *callbacks])
+    return fit(strategy, light(), arrays(), 8, callbacks=[backup, *callbacks])
 
 
 def disagreeing(strategy, folder):
@@ -185,6 +187,7 @@ def worker():
 
 def main(folder: Path, names: list[str]) -> None:
     """Runs the cases and writes their results."""
+    register_light_solver()
     keras.config.set_floatx("float64")
     keras.config.set_dtype_policy("float64")
     alone = worker() is None

@@ -112,7 +112,8 @@ class Fit:
             self._optimizer.record(run.interrupted(GOES_ON) if survives else run.interrupted(*AFTER_AN_ERROR))
         else:
             self._optimizer.record(None)
-        self._objective.state.restore(self._state)
+        if not self._is_outdated:
+            self._objective.state.restore(self._state)
         self._is_new_epoch = True
         if not survives:
             progress.close(progress.reason if run is None or run.accepted is None else Reason.AFTER_AN_ERROR)
@@ -123,6 +124,7 @@ class Fit:
 
     def _take_objective(self):
         self._objective = self._bind()
+        self._is_outdated = False  # it is while a pretrain_fn may freeze layers
         self._answers = FitAnswers(self._objective)
         self._state = self._objective.state.save()
         self._objective.objective.outside.remember()
@@ -192,7 +194,7 @@ class Fit:
     def _pretrain(self, pretrain_fn):
         """The function may freeze layers, so the objective is made anew; it may not take this fit's own place."""
         model, train_function = self._model, self._model.train_function
-        self.is_pretraining = True
+        self.is_pretraining = self._is_outdated = True
         try:
             pretrain_fn(model)
         finally:
