@@ -1,19 +1,28 @@
 # The commands of the README. Each makes the virtual environment it needs.
 PYTHON ?= python3
 VENV ?= .venv
+OLDEST_PYTHON ?= python3.10
 BIN = $(VENV)/bin
 export TF_CPP_MIN_LOG_LEVEL = 2
 
-.PHONY: demo test test-thorough test-oldest lint benchmarks clean
+.PHONY: demo test test-quick test-thorough test-oldest lint benchmarks clean
 
 demo: $(VENV)/installed
 	$(BIN)/python -m examples.demo
 
-test: $(VENV)/installed lint
-	$(BIN)/python -m pytest --cov
+# Every promise, on all cores. Tests of a group share a trace or processes, so they stay together.
+PYTEST = $(BIN)/python -m pytest -q
+ALL_CORES = -n auto --dist loadgroup
 
-# What takes long and need not run at every change: many random models, and the test suites of scipy and of Keras,
-# which come with their wheels, with this package in the way.
+test: $(VENV)/installed lint
+	$(PYTEST) $(ALL_CORES)
+
+# For the inner loop: solvers, runs, stages, resuming, endings, imports.
+test-quick: $(VENV)/installed lint
+	$(PYTEST) -m quick tests
+
+# What need not run at every change: every case with its coverage, many random models, the test suites of scipy and of
+# Keras, which come with their wheels, with this package in the way, and the oldest versions.
 SCIPY_TESTS = optimize minimize_constrained trustregion trustregion_exact trustregion_krylov slsqp tnc cobyla cobyqa \
 	lbfgsb_hessinv lbfgsb_setulb constraint_conversion
 KERAS_TESTS = trainers.trainer $(addprefix callbacks.,backup_and_restore callback csv_logger early_stopping \
@@ -22,19 +31,21 @@ KERAS_TESTS = trainers.trainer $(addprefix callbacks.,backup_and_restore callbac
 HOSTS_PYTEST = $(BIN)/python -m pytest -c thorough/pytest.ini -q
 
 test-thorough: $(VENV)/installed
-	$(BIN)/python -m pytest -q tests/test_random_models.py --random-cases 300
+	$(PYTEST) $(ALL_CORES) --thorough --cov
+	$(PYTEST) $(ALL_CORES) --random-cases 300 tests/test_random_models.py
 	$(HOSTS_PYTEST) -p thorough.scipy_suite --pyargs $(SCIPY_TESTS:%=scipy.optimize.tests.test_%)
 	$(HOSTS_PYTEST) -p thorough.keras_suite --pyargs $(KERAS_TESTS:%=keras.src.%_test)
+	if command -v "$(OLDEST_PYTHON)" > /dev/null; then $(MAKE) test-oldest; \
+	else echo "No $(OLDEST_PYTHON) here: the oldest versions are not tested. Set OLDEST_PYTHON=."; fi
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-# The oldest versions that requirements.txt admits. Needs Python 3.10, see OLDEST_PYTHON.
-OLDEST_PYTHON ?= python3.10
+# The oldest versions that requirements.txt admits. Needs Python 3.10.
 test-oldest:
 	$(MAKE) VENV=.venv-oldest PYTHON=$(OLDEST_PYTHON) CONSTRAINTS=tests/oldest.txt .venv-oldest/installed
-	.venv-oldest/bin/python -m pytest
+	.venv-oldest/bin/python -m pytest -q $(ALL_CORES) --thorough
 
 benchmarks: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --editable '.[benchmark]'

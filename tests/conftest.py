@@ -11,6 +11,7 @@ import tensorflow as tf
 
 import kormos_opt  # noqa: F401  installs the hook
 from tests.light_solver import register_light_solver
+from tests.repeats import KEPT, is_repeat
 
 _CPU = tf.config.list_physical_devices("CPU")[0]
 register_light_solver()
@@ -33,4 +34,19 @@ def float64():
 
 
 def pytest_addoption(parser):
+    parser.addoption("--thorough", action="store_true", help="the cases that tests/repeats.py leaves out too")
     parser.addoption("--random-cases", type=int, default=10, help="cases of tests/test_random_models.py")
+
+
+def pytest_collection_modifyitems(config, items):
+    """Leaves repeats out, unless they are asked for by `--thorough` or by name."""
+    if config.getoption("--thorough") or any("[" in argument for argument in config.args):
+        return
+    kept = [item for item in items if not is_repeat(item.nodeid.split("@")[0])]
+    functions = {item.nodeid.partition("[")[0].removeprefix("tests/") for item in kept}
+    collected = {item.nodeid.partition("[")[0].removeprefix("tests/") for item in items}
+    missing = collected & KEPT.keys() - functions
+    assert not missing, f"tests/repeats.py keeps no case of {missing}"
+    left_out = [item for item in items if item not in set(kept)]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = kept

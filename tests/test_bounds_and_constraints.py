@@ -12,6 +12,8 @@ from kormos_opt.optimizers import METHODS, ScipyBatchOptimizer
 from kormos_opt.solvers.scipy_methods import METHODS as TABLE
 from tests.problems import compiled, linear, regression
 
+pytestmark = pytest.mark.quick
+
 WITH_BOUNDS = [method.name for method in TABLE.values() if method.bounds]
 WITH_CONSTRAINTS = [method.name for method in TABLE.values() if method.constraints]
 WITHOUT_BOUNDS = [method.name for method in TABLE.values() if not method.bounds]

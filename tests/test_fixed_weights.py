@@ -14,6 +14,8 @@ from kormos_opt.solvers.testing import drive
 from tests.helpers import quadratic, rosenbrock
 from tests.problems import compiled, linear, regression
 
+pytestmark = pytest.mark.quick
+
 BOUNDED = [method for method in METHODS.values() if method.bounds]
 CONSTRAINED = [method for method in METHODS.values() if method.constraints]
 X0 = np.array([0.0, 0.5, 0.0, -1.0])

@@ -7,6 +7,8 @@ import tensorflow as tf
 
 from kormos_opt.objective.flat_parameters import FlatParameters
 
+pytestmark = pytest.mark.quick
+
 SHAPES = [(3, 4), (), (5,), (1, 2, 3), (0,)]
 
 

@@ -23,6 +23,8 @@ from kormos_opt.keras_internals.tracing import added_to_valid_entries, twice_dif
 from kormos_opt.keras_internals.version import TESTED, check_version
 from tests.problems import linear, regression
 
+pytestmark = pytest.mark.quick
+
 X, Y = regression()
 
 

@@ -6,6 +6,8 @@ import pytest
 
 from tests.imports import Imports
 
+pytestmark = pytest.mark.quick
+
 IMPORTS = Imports()
 
 # What a folder may bring in of ours, beside itself, and which packages of others its own files import.

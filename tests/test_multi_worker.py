@@ -15,7 +15,7 @@ import pytest
 from tests.problems import regression
 from tests.worker import CASES
 
-pytestmark = pytest.mark.xdist_group("workers")
+pytestmark = [pytest.mark.xdist_group("workers"), pytest.mark.timeout(900)]
 
 
 def start(count, arguments, folder, **environment):

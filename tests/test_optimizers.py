@@ -10,6 +10,8 @@ import kormos_opt
 from kormos_opt.optimizers import LBFGS, METHODS, NAMES, ScipyBatchOptimizer
 from tests.problems import compiled, network, regression
 
+pytestmark = pytest.mark.quick
+
 SETTINGS = {
     "memory": 7,
     "tol": 1e-4,

@@ -14,6 +14,8 @@ from kormos_opt.solvers.scipy_options import known_options
 from kormos_opt.stages.options import check_options
 from tests.problems import compiled, linear, regression
 
+pytestmark = pytest.mark.quick
+
 NAMES = [method.name for method in scipy_methods.METHODS.values()]
 
 

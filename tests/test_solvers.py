@@ -13,6 +13,8 @@ from kormos_opt.solvers.scipy_methods import METHODS
 from kormos_opt.solvers.testing import answer, drive
 from tests.helpers import quadratic, rosenbrock
 
+pytestmark = pytest.mark.quick
+
 FEATURES = np.random.default_rng(0).normal(size=(40, 4))
 
 
