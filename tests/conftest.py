@@ -35,14 +35,14 @@ def float64():
 
 def pytest_addoption(parser):
     parser.addoption("--thorough", action="store_true", help="the cases that tests/repeats.py leaves out too")
-    parser.addoption("--random-cases", type=int, default=10, help="cases of tests/test_random_models.py")
+    parser.addoption("--random-cases", type=int, default=6, help="cases of tests/test_random_models.py")
 
 
 def pytest_collection_modifyitems(config, items):
     """Leaves repeats out, unless they are asked for by `--thorough` or by name."""
     if config.getoption("--thorough") or any("[" in argument for argument in config.args):
         return
-    kept = [item for item in items if not is_repeat(item.nodeid.split("@")[0])]
+    kept = [item for item in items if not is_repeat(item.nodeid)]
     functions = {item.nodeid.partition("[")[0].removeprefix("tests/") for item in kept}
     collected = {item.nodeid.partition("[")[0].removeprefix("tests/") for item in items}
     missing = collected & KEPT.keys() - functions

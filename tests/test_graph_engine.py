@@ -136,14 +136,8 @@ def test_stop_and_resume_is_never_stopped(make, optimizer):
 )
 def test_a_file_carries_the_run(how, make, optimizer, tmp_path, float64):
     x, y = regression(dtype="float64")
-    whole = compiled(make(), optimizer())
-    start = whole.get_weights()
-    cut = compiled(keras.models.clone_model(whole), optimizer())
-    cut.set_weights(start)
-    for one, other in zip(whole.non_trainable_variables, cut.non_trainable_variables, strict=True):
-        other.assign(one)
-    history = whole.fit(x, y, epochs=10, verbose=0).history
-    first = cut.fit(x, y, epochs=4, verbose=0).history
+    cut = compiled(make(), optimizer())
+    cut.fit(x, y, epochs=4, verbose=0)
     if how == "keras file":
         cut.save(tmp_path / "model.keras")
         loaded = keras.models.load_model(tmp_path / "model.keras")
@@ -153,9 +147,10 @@ def test_a_file_carries_the_run(how, make, optimizer, tmp_path, float64):
         loaded.optimizer.build(loaded.trainable_variables)
         loaded.load_weights(tmp_path / "model.weights.h5")
     assert int(loaded.optimizer.iterations) == 4
-    second = loaded.fit(x, y, epochs=10, initial_epoch=4, verbose=0).history
-    assert {name: first[name] + second[name] for name in history} == history
-    np.testing.assert_array_equal(flat_weights(whole), flat_weights(loaded))
+    whole, resumed = (each.fit(x, y, epochs=10, initial_epoch=4, verbose=0).history for each in (cut, loaded))
+    assert resumed == whole
+    assert len(whole["loss"]) == 6
+    np.testing.assert_array_equal(flat_weights(cut), flat_weights(loaded))
 
 
 def test_other_weights_or_data_start_afresh(tmp_path):
@@ -283,10 +278,11 @@ def test_not_finite_at_the_start(value):
         compiled(linear(), tfp_engine()).fit(x, y, verbose=0)
 
 
-def test_nan_at_a_trial_point_is_backed_off_from(float64):
+@pytest.mark.parametrize("optimizer", [tfp_engine, light])
+def test_nan_at_a_trial_point_is_backed_off_from(optimizer, float64):
     layer = keras.layers.Dense(1, use_bias=False, kernel_initializer=keras.initializers.Constant(0.5))
     model = keras.Sequential([keras.Input((1,)), layer, keras.layers.Lambda(keras.ops.log)])
-    compiled(model, tfp_engine()).fit(np.ones((4, 1)), np.full((4, 1), -4.0), epochs=100, verbose=0)
+    compiled(model, optimizer()).fit(np.ones((4, 1)), np.full((4, 1), -4.0), epochs=100, verbose=0)
     np.testing.assert_allclose(model.get_weights()[0], np.exp(-4), rtol=1e-3)
 
 

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -13,6 +14,7 @@ import pandas as pd
 import pytest
 
 from tests.problems import regression
+from tests.repeats import is_repeat
 from tests.worker import CASES
 
 pytestmark = [pytest.mark.xdist_group("workers"), pytest.mark.timeout(900)]
@@ -82,10 +84,13 @@ def death(folder):
 
 
 @pytest.fixture(scope="module")
-def two_workers(folder, death):
-    """What a process alone and each of two workers says of all cases. They begin where the dead ones ended."""
-    pair = start(2, command(folder, "restarts", *CASES, "collectives", "disagrees", "fails"), folder)
-    finish([*pair, *start(None, command(folder, *CASES), folder)])
+def two_workers(folder, death, request):
+    """What a process alone and each of two workers says of the cases. They begin where the dead ones ended."""
+    own = f"{Path(__file__).name}::{test_iterates_are_those_of_one_process.__name__}"
+    is_thorough = request.config.getoption("--thorough")
+    cases = [case for case in CASES if is_thorough or not is_repeat(f"{own}[{case}]")]
+    pair = start(2, command(folder, "restarts", *cases, "collectives", "disagrees", "fails"), folder)
+    finish([*pair, *start(None, command(folder, *cases), folder)])
     return answers(folder, "alone", 0, 1)
 
 

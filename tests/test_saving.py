@@ -193,12 +193,11 @@ def test_files_of_earlier_versions_load(name, stages):
     assert [stage.name for stage in model.optimizer.stages] == stages
     x = np.linspace(-1, 1, 20).reshape(-1, 1)
     y = 3 * x + np.sin(3 * x)
-    before = model.evaluate(x, y, verbose=0)[0]
     history = model.fit(x, y, epochs=6, initial_epoch=4, verbose=0).history
-    assert history["loss"][0] < before
+    assert history["loss"][1] < history["loss"][0]
     assert int(model.optimizer.iterations) == 6
     if name == "lbfgs_tfp":
         assert history["fg_evals"][0] > 10  # counted from the first fit on
     if name == "lbfgs":
-        assert model.optimizer.get_config()["bounds"] == {"out/kernel": (None, 4)}
+        assert model.optimizer.get_config()["bounds"] == {"out/kernel": [None, 4]}
         assert model.optimizer.memory == 5
