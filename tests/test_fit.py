@@ -247,6 +247,10 @@ def test_tensorboard_and_checkpoints_run(tmp_path):
     for saved, now in zip(loaded.get_weights(), model.get_weights(), strict=True):
         np.testing.assert_array_equal(saved, now)
     assert int(loaded.optimizer.iterations) == 3
+    assert sorted(path.name for path in tmp_path.glob("*.keras")) == ["1.keras", "2.keras", "3.keras"]
+    events = [path for path in (tmp_path / "logs").rglob("events.out.tfevents.*") if path.stat().st_size > 500]
+    assert {path.parent.name for path in events} == {"train", "validation"}
+    assert not (tmp_path / "backup").exists()  # Keras deletes it at the end of a fit
 
 
 def test_failed_line_search_in_the_first_epoch_of_a_resumed_fit_adds_no_row():

@@ -24,11 +24,12 @@ def test_everything_public_is_documented():
         for name, member in inspect.getmembers(loaded):
             if name.startswith("_") or getattr(member, "__module__", None) != module.name:
                 continue
-            assert inspect.getdoc(member), f"{module.name}.{name}"
+            assert member.__doc__, f"{module.name}.{name}"
             methods = inspect.getmembers(member, inspect.isfunction) if inspect.isclass(member) else []
             for method, function in methods:
                 if not method.startswith("_") and function.__module__ == module.name:
-                    assert inspect.getdoc(function), f"{module.name}.{name}.{method}"
+                    is_new = not any(hasattr(base, method) for base in member.__mro__[1:])
+                    assert function.__doc__ or not is_new, f"{module.name}.{name}.{method}"
 
 
 def test_import_is_quiet_and_light():

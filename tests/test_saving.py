@@ -1,7 +1,6 @@
 """Export, saving, pickling and copying of compiled and trained models, with both engines and in the middle of a fit."""
 
 import copy
-import importlib.util
 import pickle
 import subprocess
 import sys
@@ -48,15 +47,6 @@ def test_saved_model_without_kormos_opt(engine, how, tmp_path):
     arguments = [str(tmp_path / name) for name in ("x.npy", "model", "out.npy")]
     subprocess.run([sys.executable, "-c", READ, *arguments], check=True, capture_output=True)
     np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), model.predict(x, batch_size=len(x), verbose=0))
-
-
-@pytest.mark.skipif(
-    importlib.util.find_spec("tf2onnx") is None, reason="the converter of Keras's ONNX export is missing"
-)
-def test_onnx(tmp_path):
-    model, *_ = trained("scipy")
-    model.export(tmp_path / "model.onnx", format="onnx", verbose=False)
-    assert (tmp_path / "model.onnx").stat().st_size > 0
 
 
 @pytest.mark.parametrize("engine", ["scipy", "light"])
