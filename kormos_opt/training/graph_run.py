@@ -98,17 +98,17 @@ class GraphRun(Run):
             self._start()
             if np.abs(self.accepted.jac).max() <= self._options["gtol"]:
                 self._end(Ending.SMALL_GRADIENT, "gtol")
-                return None
+                return False
         failed, change, nfev, traced = self._step(self._objective, self.accepted)
         self.nfev += nfev
         if failed:
             self._end(Ending.RESOLUTION if self._hides(change, NEGLIGIBLE_FACTOR) else Ending.NO_BETTER_POINT)
-            return None
+            return False
         x, jac = self._state["position"].numpy(), self._state["objective_gradient"].numpy()
         fun = float(self._state["objective_value"].numpy())
         if traced is None:
-            return self._objective.evaluate(x)._replace(fun=fun, jac=jac)
-        return Evaluation(x, fun, jac, *traced)
+            return self._accept(self._objective.evaluate(x)._replace(fun=fun, jac=jac))
+        return self._accept(Evaluation(x, fun, jac, *traced))
 
     def _start(self):
         """From the variables if they are those of the weights and this objective, else afresh from the weights."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -66,14 +65,7 @@ class Run:
         Raises:
             ValueError: If f or its gradient is not finite at the starting point.
         """
-        evaluation = self._advance()
-        moved = evaluation is not None
-        if moved:
-            with self._computing():
-                before = self.accepted
-                self._take(evaluation)
-                self.nit += 1
-                self._look_for_end(before)
+        moved = self._advance()
         return self._settle() or moved if self.result is not None else moved
 
     def awaited(self) -> EvaluateWithGradient | EvaluateValue | None:
@@ -121,9 +113,19 @@ class Run:
             message=ending.message(**words),
         )
 
-    def _advance(self) -> Evaluation | None:
-        """The evaluation at the next iterate, `None` if the solver has ended before it."""
+    def _advance(self) -> bool:
+        """On to the next iterate, which is handed to `_accept`. Returns whether there was one."""
         raise NotImplementedError
+
+    def _accept(self, evaluation: Evaluation | None) -> bool:
+        """Takes the evaluation at an iterate. Returns whether there was one."""
+        if evaluation is None:
+            return False
+        before = self.accepted
+        self._take(evaluation)
+        self.nit += 1
+        self._look_for_end(before)
+        return True
 
     def _look_for_end(self, before: Evaluation) -> None:
         """Sets `result` if the solver ends at the iterate it has just accepted after `before`."""
@@ -131,10 +133,6 @@ class Run:
     def _settle(self) -> bool:
         """Completes the result. Returns whether it brought another iterate."""
         return False
-
-    def _computing(self) -> contextlib.AbstractContextManager:
-        """Inside, the solver computes."""
-        return contextlib.nullcontext()
 
     def _take(self, evaluation):
         self.accepted = evaluation

@@ -66,32 +66,29 @@ class SolverRun(Run):
         """On to the next iterate. Most solvers accept a point where they have just been."""
         if self._request is None:
             self._send(None)
+        if self._is_at_iterate():
+            return self._accept(self._iterate_at(self._request.x))
         while self.result is None:
-            if isinstance(self._request, Iterate):
-                return self._iterate_at(self._request.x)
             answer = self._answer(self._request)
-            with one_blas_thread:
+            with one_blas_thread:  # taken once an evaluation: it costs as much as a small one
                 self._send(answer)
-        return None
+                if self._is_at_iterate():
+                    return self._accept(self._iterate_at(self._request.x))
+        return False
+
+    def _is_at_iterate(self):
+        return self.result is None and isinstance(self._request, Iterate)
 
     def _look_for_end(self, before):
         """On to the request behind the iterate, where a solver that has converged ends."""
         if self.result is None:
             self._send(None)
 
-    def _computing(self):
-        return one_blas_thread
-
     def _settle(self):
         """Makes the result that of the last accepted iterate, where the weights are. It may be one more iterate."""
         result = self.result
-        moved = False
-        if not np.array_equal(result.x, self.accepted.x):
-            evaluation = self._iterate_at(result.x)
-            if evaluation is not None:
-                self._take(evaluation)
-                self.nit += 1
-                moved = True
+        is_elsewhere = not np.array_equal(result.x, self.accepted.x)
+        moved = is_elsewhere and self._accept(self._iterate_at(result.x))
         self._complete()
         return moved
 
