@@ -45,7 +45,7 @@ def free_ports(count):
     return ports
 
 
-def finish(processes, timeout=300):
+def finish(processes, timeout=700):
     """Waits for all, and fails with the log of one that failed."""
     try:
         for process in processes:
