@@ -40,7 +40,7 @@ def pytest_addoption(parser):
 
 def pytest_collection_modifyitems(config, items):
     """Leaves repeats out, unless they are asked for by `--thorough` or by name."""
-    if config.getoption("--thorough") or any("[" in argument for argument in config.args):
+    if config.getoption("--thorough") or any("::" in argument for argument in config.args):
         return
     kept = [item for item in items if not is_repeat(item.nodeid)]
     functions = {item.nodeid.partition("[")[0].removeprefix("tests/") for item in kept}

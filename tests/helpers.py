@@ -8,7 +8,7 @@ import scipy.optimize
 import tensorflow as tf
 
 import kormos_opt
-from tests.problems import compiled, regression
+from tests.problems import compiled, prepared, regression
 
 
 def rosenbrock(x):
@@ -64,13 +64,21 @@ def assert_weights(model, weights):
         np.testing.assert_array_equal(now, then)
 
 
+def operations_of_an_iteration(model, x, y):
+    """The operations in the graph of an iteration of a solver in the graph, at any depth."""
+    (step,) = model.train_function._progress.run._step.compiled.values()
+    _, data = prepared(model, x, y).inside()
+    graph = step.get_concrete_function(*data).graph.as_graph_def()
+    return {node.op for node in graph.node} | {node.op for f in graph.library.function for node in f.node_def}
+
+
 def collectives(objective, name):
     """How often each operation occurs in the graph of an evaluation or product; those of loops' bodies count once.
 
     AddN is counted outside of the replicas only, where it is the sum over them.
     """
     size = objective.parameters.size
-    run, data = objective._passes[name].inside(objective.data, 7)
+    run, data = objective.objective.passes[name].inside(objective.data, 7)
     point = (tf.zeros(size, tf.float64),) * (2 if name == "product" else 1)
     whole = tf.function(lambda: run(point, objective._rows, objective._loss_denominators, *data))
     graph = whole.get_concrete_function().graph.as_graph_def()

@@ -40,8 +40,7 @@ def prepared(model, x, y=None, sample_weight=None, class_weight=None, batch_size
     optimizer = model.optimizer
     replicas = Replicas.of(model)
     data = of_fit(replicas, optimizer.cache, x, y, sample_weight, class_weight, batch_size, steps_per_epoch)
-    settings = ObjectiveSettings(optimizer.precision == "float64", optimizer.batch_size)
-    return Objective.build(model, settings, data, replicas).bind(data)
+    return Objective.build(model, ObjectiveSettings.of(optimizer), data, replicas).bind(data)
 
 
 def rebound(model, x, y):

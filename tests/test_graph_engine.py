@@ -14,7 +14,7 @@ import tensorflow as tf
 import kormos_opt
 from kormos_opt.solvers import registry
 from kormos_opt.training.graph_step import GraphStep
-from tests.helpers import flat_weights, whole_and_pieces, with_dropout_and_batchnorm
+from tests.helpers import flat_weights, operations_of_an_iteration, whole_and_pieces, with_dropout_and_batchnorm
 from tests.light_solver import light
 from tests.problems import compiled, linear, network, prepared, regression
 
@@ -108,13 +108,7 @@ def test_an_iteration_is_one_graph_call(trained):
 @pytest.mark.xdist_group("one graph")
 def test_no_host_callback_in_the_graph(trained):
     """A TPU has no way to call Python in the middle of an iteration."""
-    x, y = regression()
-    model = trained
-    run = model.train_function._progress.run
-    (step,) = run._step.compiled.values()
-    _, data = prepared(model, x, y).inside()
-    graph = step.get_concrete_function(*data).graph.as_graph_def()
-    types = {node.op for node in graph.node} | {node.op for f in graph.library.function for node in f.node_def}
+    types = operations_of_an_iteration(trained, *regression())
     assert "PyFunc" not in types and "EagerPyFunc" not in types and "PyFuncStateless" not in types
 
 

@@ -124,6 +124,8 @@ def test_a_name_is_taken_once():
         register(Method("l-bfgs-b", "gradient", steepest_descent))
     with pytest.raises(ValueError, match="Expected `start` for a solver in numpy"):
         Method("nothing")
+    with pytest.raises(ValueError, match="Expected the options of a solver in the graph"):
+        Method("nothing", variables=lambda size, options: {}, step=graph_descent)
 
 
 def test_unknown_names_list_the_known():

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 import kormos_opt
-from tests.helpers import collectives, flat_weights, with_dropout_and_batchnorm
+from tests.helpers import collectives, flat_weights, operations_of_an_iteration, with_dropout_and_batchnorm
 from tests.light_solver import light
 from tests.problems import compiled, network, prepared, regression
 
@@ -327,10 +327,7 @@ def test_no_host_callback_under_a_strategy():
     with mirrored(2).scope():
         model = compiled(network(), light())
     model.fit(x, y, epochs=1, verbose=0)
-    (step,) = model.train_function._progress.run._step.compiled.values()
-    _, data = prepared(model, x, y).inside()
-    graph = step.get_concrete_function(*data).graph.as_graph_def()
-    operations = {node.op for node in graph.node} | {node.op for f in graph.library.function for node in f.node_def}
+    operations = operations_of_an_iteration(model, x, y)
     assert not {"PyFunc", "EagerPyFunc", "PyFuncStateless"} & operations
 
 

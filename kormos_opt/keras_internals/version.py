@@ -29,11 +29,12 @@ def check_version(version: str) -> None:
     changed = [name for name, expected in _SIGNATURES.items() if _arguments_of(name) != expected]
     if is_tested and not changed:
         return
-    first, last = (".".join(map(str, each)) for each in TESTED)
+    (major, first), (_, last) = TESTED
     reason = f", whose {', '.join(changed)} takes other arguments" if changed else ""
     raise ImportError(
-        f"Expected Keras {first} to {last}, with which kormos_opt was tested. Received: keras {version}{reason}. "
-        f'Install one of those: pip install "keras>={first},<{last.replace(str(TESTED[1][1]), str(TESTED[1][1] + 1))}"'
+        f"Expected Keras {major}.{first} to {major}.{last}, with which kormos_opt was tested. "
+        f"Received: keras {version}{reason}. "
+        f'Install one of those: pip install "keras>={major}.{first},<{major}.{last + 1}"'
     )
 
 

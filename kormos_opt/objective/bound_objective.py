@@ -14,9 +14,7 @@ from kormos_opt.objective import starting_point
 from kormos_opt.objective.batch_pass import BatchPass
 
 if TYPE_CHECKING:
-    from kormos_opt.data.replicas import Replicas
     from kormos_opt.objective.chunk_sums import PassResult
-    from kormos_opt.objective.full_pass import FullPass
     from kormos_opt.objective.objective import Objective
 
 
@@ -25,11 +23,8 @@ class BoundObjective:
 
     Args:
         objective: f without data.
-        passes: Its passes, by what they add up.
-        replicas: Those of the model's strategy.
         data: All rows of this process.
         rows: How many rows there are in all processes, as a float64 tensor.
-        counted_losses: How many losses are means over valid entries.
 
     Attributes:
         objective: f without data.
@@ -38,26 +33,16 @@ class BoundObjective:
         data: All rows of this process.
     """
 
-    def __init__(
-        self,
-        objective: Objective,
-        passes: dict[str, FullPass],
-        replicas: Replicas | None,
-        data: FullBatch,
-        rows: tf.Tensor,
-        counted_losses: int,
-    ):
+    def __init__(self, objective: Objective, data: FullBatch, rows: tf.Tensor):
         self.objective = objective
         self.parameters = objective.parameters
         self.state = objective.state
         self.data = data
-        self._passes = passes
-        self._replicas = replicas
         self._rows = rows
         self._row_count = float(rows)
         self._over_whole = {}
         self._loss_denominators = tf.zeros((0,), tf.float64)
-        if counted_losses:
+        if objective.terms.counted_losses:
             (self._loss_denominators,) = self._over("denominators", self.parameters.ravel()).sums
             self._over_whole.clear()
 
@@ -96,7 +81,7 @@ class BoundObjective:
 
     def check_start(self, evaluation: Evaluation) -> None:
         """Raises `ValueError` if f or its gradient is not finite where a run shall start."""
-        starting_point.check_evaluation(evaluation.fun, evaluation.jac, batches_of(self.data, self._replicas))
+        starting_point.check_evaluation(evaluation.fun, evaluation.jac, batches_of(self.data, self.objective.replicas))
 
     def inside(self) -> tuple[Callable, tuple]:
         """The evaluation over whole tensors for use inside a `tf.function`.
@@ -105,7 +90,7 @@ class BoundObjective:
             A function of x, as a tensor, and the tensors of the data, which returns f, its gradient, the statistics of
             BatchNorm and the logs; and the tensors of the data.
         """
-        run, data = self._passes["gradient"].inside(self.data, self.objective.rows_per_chunk)
+        run, data = self.objective.passes["gradient"].inside(self.data, self.objective.rows_per_chunk)
 
         def evaluate(x, rows, loss_denominators, *data):
             (loss, gradient), moving_statistics, logs = run((x,), rows, loss_denominators, *data)
@@ -118,13 +103,13 @@ class BoundObjective:
         if isinstance(self.data, BatchList):
             return self._over_batches(name, point).finish()
         if name not in self._over_whole:
-            self._over_whole[name] = self._passes[name].over_whole(
+            self._over_whole[name] = self.objective.passes[name].over_whole(
                 self.data, self.objective.rows_per_chunk, self._rows, self._loss_denominators
             )
         return self._over_whole[name](point)
 
     def _over_batches(self, name, point):
-        return BatchPass(self._passes[name], self.data.batches, point, self._rows, self._loss_denominators)
+        return BatchPass(self.objective.passes[name], self.data.batches, point, self._rows, self._loss_denominators)
 
     def _evaluation(self, x, result):
         loss, *jac = result.sums

@@ -32,7 +32,7 @@ def check_cut(objective: "Objective", chunk, data: FullBatch) -> None:
     """
     replicas = objective.replicas
     fits = replicas is None and not isinstance(data, BatchList) and data.rows <= objective.rows_per_chunk
-    if not objective.is_doubtful or fits or objective.state.moving_statistics or objective.outside.is_random:
+    if not objective.terms.is_doubtful or fits or objective.state.moving_statistics or objective.outside.is_random:
         return
     rows = min(int(rows_of(chunk)), chunk_size.FEWEST_ROWS)
     if rows < 2 and (replicas is None or replicas.workers == 1):  # several workers stay in step
@@ -56,7 +56,7 @@ def check_cut(objective: "Objective", chunk, data: FullBatch) -> None:
 def _loss(objective, batches, rows, x):
     total, point = tf.constant(rows, tf.float64), (tf.constant(x),)
     denominators = tf.zeros((0,), tf.float64)
-    if objective.counted_losses:
+    if objective.terms.counted_losses:
         counted = BatchPass(objective.passes["denominators"], batches, point, total, denominators).finish()
         (denominators,) = counted.sums
     loss, *_ = BatchPass(objective.passes["gradient"], batches, point, total, denominators).finish().sums

@@ -43,25 +43,32 @@ class ObjectiveSettings(NamedTuple):
     float64: bool = False
     batch_size: int | str | None = None
 
+    @classmethod
+    def of(cls, optimizer) -> "ObjectiveSettings":
+        """Those of an optimizer, from its `precision` and its `batch_size`."""
+        return cls(optimizer.precision == "float64", optimizer.batch_size)
+
 
 class Objective:
     """f(x) for one model, complete once `build` has made it.
 
     Attributes:
+        replicas: Those of the model's strategy, `None` if it has none.
+        passes: The passes, by what they add up.
+        terms: What one chunk contributes.
         parameters: The weights as a vector.
         state: What a pass moves in the model.
         outside: What f depends on beside the weights.
-        dtype: The precision that f is computed in.
         rows_done: A counter of the rows that passes have gone through, for a sign of life from within a pass.
         traces: What others have traced over it, by keys of theirs. It lives as long as the objective.
     """
 
     def __init__(self, model, settings, replicas, structure, terms, state, passes, rows_done, graph, rows):
         self._settings = settings
-        self._replicas = replicas
         self._structure = structure
-        self._terms = terms
-        self._passes = passes
+        self.replicas = replicas
+        self.terms = terms
+        self.passes = passes
         self._measured = False
         self.traces = {}
         self.is_eager = model.run_eagerly
@@ -118,7 +125,7 @@ class Objective:
         return (
             self.parameters.ids == [id(variable) for variable in model.trainable_variables]
             and self._settings == settings
-            and self._structure == _structure_of(data, self._replicas)
+            and self._structure == _structure_of(data, self.replicas)
         )
 
     def bind(self, data: FullBatch) -> BoundObjective:
@@ -127,55 +134,35 @@ class Objective:
         Raises:
             ValueError: Without a row, or for NaN in the weights.
         """
-        rows = tf.constant(_all_rows(data, self._replicas), tf.float64)
+        rows = tf.constant(_all_rows(data, self.replicas), tf.float64)
         starting_point.check_weights(self.parameters)
         self._measure(data, rows)
-        return BoundObjective(self, self._passes, self._replicas, data, rows, self._terms.counted_losses)
+        return BoundObjective(self, data, rows)
 
     @property
     def dtype(self) -> str:
         """The precision that f is computed in."""
-        return self._terms.dtype
-
-    @property
-    def replicas(self) -> Replicas | None:
-        """Those of the model's strategy."""
-        return self._replicas
-
-    @property
-    def passes(self) -> dict[str, FullPass]:
-        """The passes, by what they add up."""
-        return self._passes
-
-    @property
-    def counted_losses(self) -> int:
-        """How many of its losses are means over valid entries."""
-        return self._terms.counted_losses
-
-    @property
-    def is_doubtful(self) -> bool:
-        """Whether Keras alone does not say how its losses add up over chunks."""
-        return self._terms.is_doubtful
+        return self.terms.dtype
 
     @property
     def log_names(self) -> set[str]:
         """The names of the logs that the train step returns."""
-        return set(self._terms.logs)
+        return set(self.terms.logs)
 
     def _measure(self, data, rows):
         """With `batch_size="auto"`, once: chunks as large as the memory takes, for data in whole tensors."""
         if self._settings.batch_size != "auto" or self._measured or isinstance(data, BatchList):
             return
         self._measured = True
-        denominators = tf.ones((self._terms.counted_losses,), tf.float64)
-        full_pass, point = self._passes["gradient"], (tf.constant(self.parameters.ravel()),)
+        denominators = tf.ones((self.terms.counted_losses,), tf.float64)
+        full_pass, point = self.passes["gradient"], (tf.constant(self.parameters.ravel()),)
 
         def evaluate(count):
             accumulator = full_pass.begin(point)
-            chunk = first_chunk(data, self._replicas, count)
+            chunk = first_chunk(data, self.replicas, count)
             self.state.restore(full_pass.add(accumulator, point, chunk, rows, denominators).before)
 
-        parts, workers = (1, 1) if self._replicas is None else (self._replicas.local, self._replicas.workers)
+        parts, workers = (1, 1) if self.replicas is None else (self.replicas.local, self.replicas.workers)
         usual = self.rows_per_chunk
         self.rows_per_chunk = max(chunk_size.measured(evaluate, data.rows // parts) // parts, 1)
         fewer = max(self.vectors_per_block * usual // self.rows_per_chunk, 1)

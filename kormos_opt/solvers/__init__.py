@@ -13,9 +13,9 @@ A solver of your own is a generator and a row of the registry. It is then a meth
 ...             return OptimizeResult(x=x, success=True, message="Converged: the gradient is small")
 ...         x = x - step * jac
 ...         yield Iterate(x)
->>> _ = register(Method("steepest-descent", "gradient", steepest_descent, tolerances=()))
+>>> _ = register(Method("fixed-step-descent", "gradient", steepest_descent, tolerances=()))
 >>> model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
->>> model.compile(optimizer="steepest-descent", loss="mse")
+>>> model.compile(optimizer="fixed-step-descent", loss="mse")
 >>> history = model.fit(np.array([[-1.0], [1.0]]), np.array([[-2.0], [4.0]]), epochs=200, verbose=0)
 >>> model.get_weights()[1].round(3).tolist()
 [1.0]

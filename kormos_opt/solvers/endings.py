@@ -90,10 +90,9 @@ class Ending(Enum):
         return OptimizeResult(ending=self, success=self.success, status=self.status, **fields)
 
 
-def at_resolution(dtype: str) -> str:
-    """The message of `Ending.RESOLUTION` for an f that is computed in `dtype`."""
-    further = "" if dtype == "float64" else '. precision="float64" goes further'
-    return Ending.RESOLUTION.message(dtype=dtype, further=further)
+def words_of(dtype: str) -> dict[str, str]:
+    """What `Ending.RESOLUTION` says of an f that is computed in `dtype`."""
+    return {"dtype": dtype, "further": "" if dtype == "float64" else '. precision="float64" goes further'}
 
 
 # How scipy words an end that rests on the length of a step, by method.

@@ -34,7 +34,8 @@ class Method:
         step: Called as `step(value_and_gradient, state, nit, options)` while a graph is traced. `state` holds float64
             tensors by the names of `variables`. Returns the next state, and whether no better point was found.
         check_installed: Raises `ImportError` if the solver needs a package that is missing. Defaults to `None`.
-        options: What `options=` may hold, with the defaults. Defaults to `None`: the other arguments of `start`.
+        options: What `options=` may hold, with the defaults. Defaults to `None`: the other arguments of `start`. A
+            solver in the graph names them all.
         limits: The options that limit its length. They are switched off, since `epochs` limits it. Defaults to none.
         tolerances: The options that say when it has converged. Defaults to none.
         bounds: Whether it takes bounds. Defaults to `False`.
@@ -47,7 +48,7 @@ class Method:
         reference: Where to read about it. Defaults to none.
 
     Raises:
-        ValueError: Without `start`, or `variables` and `step`.
+        ValueError: Without `start`, or `variables`, `step` and `options`.
     """
 
     name: str
@@ -74,8 +75,13 @@ class Method:
                 "Expected `start` for a solver in numpy, or `variables` and `step` for one in the graph. "
                 f"Received: start={self.start!r}, variables={self.variables!r}, step={self.step!r}."
             )
+        if self.options is None and in_graph:
+            raise ValueError(
+                "Expected the options of a solver in the graph: those of graph_solvers.variables.OPTIONS and its own. "
+                f"Received: options=None for {self.name}."
+            )
         if self.options is None:
-            arguments = inspect.signature(self.start or self.step).parameters.values()
+            arguments = inspect.signature(self.start).parameters.values()
             known = {each.name: each.default for each in arguments if each.name not in _NO_OPTIONS}
             object.__setattr__(self, "options", known)
 

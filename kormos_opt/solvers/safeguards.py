@@ -15,7 +15,7 @@ from kormos_opt.solvers.base import (
     RecentEvaluations,
     Solver,
 )
-from kormos_opt.solvers.endings import Ending, at_resolution
+from kormos_opt.solvers.endings import Ending, words_of
 from kormos_opt.solvers.numerics import NEGLIGIBLE_FACTOR, finite_stand_in, is_hidden
 
 
@@ -129,8 +129,9 @@ class _Watch:
 
 
 def _converged(iterate, nit, nfev, dtype):
+    message = Ending.RESOLUTION.message(**words_of(dtype))
     return Ending.RESOLUTION.result(
-        x=iterate.x, fun=iterate.fun, jac=iterate.jac, nit=nit, nfev=nfev, njev=nfev, message=at_resolution(dtype)
+        x=iterate.x, fun=iterate.fun, jac=iterate.jac, nit=nit, nfev=nfev, njev=nfev, message=message
     )
 
 

@@ -116,7 +116,7 @@ class Fit:
             self._objective.state.restore(self._state)
         self._is_new_epoch = True
         if not survives:
-            progress.close(progress.reason if run is None or run.accepted is None else Reason.AFTER_AN_ERROR)
+            progress.close_after_error()
 
     def forget(self) -> None:
         """Gives up an evaluation that was begun."""

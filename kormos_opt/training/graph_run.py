@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from kormos_opt.data.full_batch import WholeTensors
 from kormos_opt.evaluation import Evaluation
-from kormos_opt.solvers.endings import Ending, at_resolution
+from kormos_opt.solvers.endings import Ending, words_of
 from kormos_opt.solvers.numerics import NEGLIGIBLE_FACTOR, is_hidden
 from kormos_opt.training.run import Run
 
@@ -182,6 +182,4 @@ class GraphRun(Run):
 
     def _end(self, ending, option=""):
         self._variables.is_running.assign(0)
-        self.result = self.ended(ending, option=f"options={{'{option}': ...}}", dtype=self._dtype, further="")
-        if ending is Ending.RESOLUTION:
-            self.result.message = at_resolution(self._dtype)
+        self.result = self.ended(ending, option=f"options={{'{option}': ...}}", **words_of(self._dtype))

@@ -116,6 +116,11 @@ class Progress:
         self.run = None
         self.reason = reason
 
+    def close_after_error(self) -> None:
+        """Ends the run. If it had begun, the next one is told of the error; else of what kept it from going on."""
+        has_begun = self.run is not None and self.run.accepted is not None
+        self.close(Reason.AFTER_AN_ERROR if has_begun else self.reason)
+
 
 def why_afresh(
     progress: Progress,

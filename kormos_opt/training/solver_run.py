@@ -66,18 +66,17 @@ class SolverRun(Run):
         """On to the next iterate. Most solvers accept a point where they have just been."""
         if self._request is None:
             self._send(None)
-        if self._is_at_iterate():
-            return self._accept(self._iterate_at(self._request.x))
-        while self.result is None:
+        moved = self._accept_if_iterate()
+        while not moved and self.result is None:
             answer = self._answer(self._request)
             with one_blas_thread:  # taken once an evaluation: it costs as much as a small one
                 self._send(answer)
-                if self._is_at_iterate():
-                    return self._accept(self._iterate_at(self._request.x))
-        return False
+                moved = self._accept_if_iterate()
+        return moved
 
-    def _is_at_iterate(self):
-        return self.result is None and isinstance(self._request, Iterate)
+    def _accept_if_iterate(self):
+        is_iterate = self.result is None and isinstance(self._request, Iterate)
+        return is_iterate and self._accept(self._iterate_at(self._request.x))
 
     def _look_for_end(self, before):
         """On to the request behind the iterate, where a solver that has converged ends."""

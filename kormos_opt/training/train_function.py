@@ -160,7 +160,7 @@ class TrainFunction:
             except BaseException:
                 run = progress.run
                 self._optimizer.record(None if run is None else run.interrupted(*AFTER_AN_ERROR))
-                progress.close(progress.reason if run is None else Reason.AFTER_AN_ERROR)
+                progress.close_after_error()
                 raise
             try:
                 yield fit
@@ -171,7 +171,7 @@ class TrainFunction:
     def _bind(self):
         """The objective of the model as it is now, with the data of the fit that runs."""
         data = self._session.data
-        settings = ObjectiveSettings(self._optimizer.precision == "float64", self._optimizer.batch_size)
+        settings = ObjectiveSettings.of(self._optimizer)
         if self._objective is None or not self._objective.suits(self._model, settings, data):
             self._progress.close(self._progress.reason)
             self._objective = None

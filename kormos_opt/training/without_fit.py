@@ -31,7 +31,7 @@ class FlatObjective:
         replicas = Replicas.of(model)
         drawn = None if optimizer.batch_size == "auto" else optimizer.batch_size
         self._data = collect.of_fit(replicas, optimizer.cache, x, y, sample_weight, None, drawn, None)
-        settings = ObjectiveSettings(optimizer.precision == "float64", optimizer.batch_size)
+        settings = ObjectiveSettings.of(optimizer)
         with self._recording():
             self._objective = Objective.build(model, settings, self._data, replicas).bind(self._data)
         self._values = OrderedDict()
