@@ -97,7 +97,7 @@ def test_missing_data_is_generated_and_said(monkeypatch, capsys):
     assert capsys.readouterr().out.count("generated") == 2
 
 
-@pytest.mark.parametrize(("engine", "epochs"), [("scipy", "100"), ("tfp", "30")])
+@pytest.mark.parametrize(("engine", "epochs"), [("scipy", "100"), ("tfp", "50")])
 def test_burgers(engine, epochs, tmp_path, monkeypatch, capsys):
     picture = tmp_path / "picture.png"
     monkeypatch.setenv("MPLBACKEND", "agg")

@@ -20,6 +20,7 @@ Raises:
 Example:
 
 >>> import keras, kormos_opt, numpy as np
+>>> keras.utils.set_random_seed(0)
 >>> x = np.linspace(-1, 1, 50)[:, None]
 >>> model = keras.Sequential([keras.layers.Dense(1)])
 >>> model.compile(optimizer=kormos_opt.{cls}(), loss="mse")
