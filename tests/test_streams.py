@@ -325,7 +325,8 @@ def test_the_next_batch_is_read_while_one_is_evaluated():
 
     signature = (tf.TensorSpec((None, 4), X.dtype), tf.TensorSpec((None, 1), Y.dtype))
     data = tf.data.Dataset.from_generator(rows, output_signature=signature)
-    next(iter(Batches(None, data, None, None, None, None, None)))
+    batches = iter(Batches(None, data, None, None, None, None, None))  # without a name it would stop reading here
+    next(batches)
     deadline = time.monotonic() + 10
     while len(read) < 2 and time.monotonic() < deadline:
         time.sleep(0.01)

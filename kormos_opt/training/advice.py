@@ -16,7 +16,7 @@ _RANDOM = (
     keras.layers.LSTMCell,
 )
 _STRENGTHS = ("rate", "stddev", "dropout", "recurrent_dropout")
-_STILL_INITIAL = 0.1  # of the averages: more than that is worth a word
+_STILL_INITIAL = 0.1  # of the moving statistics: more than that is worth a word
 _ENOUGH = 0.01
 _NAMED = 3
 
@@ -33,7 +33,7 @@ def on_dropout(model: keras.Model) -> str | None:
 
 
 def on_batch_normalization(model: keras.Model, iterations: int) -> str | None:
-    """What to know about moving averages that so many iterations do not bring up to date, or `None`.
+    """What to know about moving statistics that so many iterations do not bring up to date, or `None`.
 
     Args:
         model: The model.
@@ -51,7 +51,7 @@ def on_batch_normalization(model: keras.Model, iterations: int) -> str | None:
     share = max(layer.momentum for layer in slow) ** iterations
     better = math.floor(100 * _ENOUGH ** (1 / iterations)) / 100
     return (
-        f"BatchNormalization in {_listed([layer.name for layer in slow])}: its averages advance once per iteration. "
+        f"BatchNormalization in {_listed([layer.name for layer in slow])}: its moving statistics advance once per iteration. "
         f"After {iterations} of them {share:.0%} is still their initial value, which predict and evaluate will use. "
         f"Give the layer momentum={better}."
     )
