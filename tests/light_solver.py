@@ -8,17 +8,17 @@ import tensorflow as tf
 
 import kormos_opt
 from kormos_opt.graph_solvers.variables import OPTIONS
-from kormos_opt.solvers import Method, register
+from kormos_opt.solvers import ArraySpec, Method, register
 
 
 def variables(size, options):
     """x, f, its gradient, and the last changes of x and of the gradient."""
     return {
-        "position": (size,),
-        "objective_value": (),
-        "objective_gradient": (size,),
-        "last_step": (size,),
-        "last_change": (size,),
+        "position": ArraySpec((size,)),
+        "objective_value": ArraySpec(()),
+        "objective_gradient": ArraySpec((size,)),
+        "last_step": ArraySpec((size,)),
+        "last_change": ArraySpec((size,)),
     }
 
 

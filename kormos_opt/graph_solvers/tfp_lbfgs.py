@@ -11,13 +11,14 @@ from collections.abc import Callable, Mapping
 import tensorflow as tf
 
 from kormos_opt.graph_solvers.variables import OPTIONS
+from kormos_opt.solvers.base import ArraySpec
 from kormos_opt.solvers.registry import Method, register
 
 _NEVER = -1.0
 
 
-def variables(size: int, options: Mapping) -> dict[str, tuple[int, ...]]:
-    """The shapes of what L-BFGS remembers between two iterations.
+def variables(size: int, options: Mapping) -> dict[str, ArraySpec]:
+    """What L-BFGS remembers between two iterations.
 
     Args:
         size: n, the number of weights.
@@ -27,11 +28,11 @@ def variables(size: int, options: Mapping) -> dict[str, tuple[int, ...]]:
         x, f(x) and its gradient; the last changes of x and of the gradient, newest last.
     """
     return {
-        "position": (size,),
-        "objective_value": (),
-        "objective_gradient": (size,),
-        "position_deltas": (options["memory"], size),
-        "gradient_deltas": (options["memory"], size),
+        "position": ArraySpec((size,)),
+        "objective_value": ArraySpec(()),
+        "objective_gradient": ArraySpec((size,)),
+        "position_deltas": ArraySpec((options["memory"], size)),
+        "gradient_deltas": ArraySpec((options["memory"], size)),
     }
 
 

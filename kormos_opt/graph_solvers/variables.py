@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 import keras
 
+from kormos_opt.solvers.base import ArraySpec
+
 SEEDS = 64  # seed generators whose states there is room for at first: Keras's files do not keep them
 OPTIONS = {"gtol": 1e-5, "ftol": 2.2e-9, "xtol": 0.0, "maxiter": None, "maxfun": None}
 """What every solver in the graph takes: how small the gradient, the last reduction of f and the last step shall be, and
@@ -15,7 +17,7 @@ class GraphSolverVariables(NamedTuple):
     """The variables of a run: what its solver remembers, counters, whether it can go on, and the seeds of f.
 
     Attributes:
-        state: The variables of the solver by name, float64.
+        state: The variables of the solver by name.
         nit: How many iterations there were.
         nfev: How many evaluations.
         is_running: 1 while a run can go on from here.
@@ -30,24 +32,37 @@ class GraphSolverVariables(NamedTuple):
 
     @classmethod
     def make(
-        cls, add_variable: Callable, shapes: Mapping[str, tuple[int, ...]], seeds: int = 0
+        cls, add_variable: Callable, specs: Mapping[str, ArraySpec], dtype: str, seeds: int = 0
     ) -> "GraphSolverVariables":
         """New ones, made by `add_variable(shape, dtype=, name=)`.
 
         Args:
             add_variable: Makes one.
-            shapes: Of what the solver remembers.
+            specs: What the solver remembers.
+            dtype: The precision of the objective.
             seeds: How many seed generators there are. Defaults to `0`: nobody knows yet.
         """
-        state = {name: add_variable(shape, dtype="float64", name=name) for name, shape in shapes.items()}
+        state = {name: add_variable(spec.shape, dtype=spec.dtype or dtype, name=name) for name, spec in specs.items()}
         counters = {name: add_variable((), dtype="int64", name=name) for name in ("nit", "nfev", "is_running")}
         return cls(state, **counters, seeds=add_variable((max(seeds, SEEDS), 2), dtype="int64", name="seeds"))
 
-    def fit(self, shapes: Mapping[str, tuple[int, ...]]) -> bool:
-        """Whether they are for a solver that remembers this."""
-        return {name: tuple(variable.shape) for name, variable in self.state.items()} == dict(shapes)
+    def fit(self, specs: Mapping[str, ArraySpec], dtype: str) -> bool:
+        """Whether they are for a solver that remembers this, in this precision."""
+        mine = {name: (tuple(variable.shape), variable.dtype) for name, variable in self.state.items()}
+        return mine == {name: (spec.shape, spec.dtype or dtype) for name, spec in specs.items()}
 
     @property
     def all(self) -> list[keras.Variable]:
         """All of them."""
         return [*self.state.values(), self.nit, self.nfev, self.is_running, self.seeds]
+
+
+def vector_dtype(variables, precision: str) -> str:
+    """The dtype of vectors of a solver in the graph: as fine as the weights, or as the objective.
+
+    Args:
+        variables: The trainable variables.
+        precision: That of the optimizer.
+    """
+    is_fine = precision == "float64" or any(variable.dtype == "float64" for variable in variables)
+    return "float64" if is_fine else "float32"

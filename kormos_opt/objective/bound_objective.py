@@ -83,6 +83,12 @@ class BoundObjective:
         """Raises `ValueError` if f or its gradient is not finite where a run shall start."""
         starting_point.check_evaluation(evaluation.fun, evaluation.jac, batches_of(self.data, self.objective.replicas))
 
+    @property
+    def is_one_program(self) -> bool:
+        """Whether XLA can compile a pass as a whole: the model asks for it, and there is one chunk in one process."""
+        objective = self.objective
+        return objective.asks_for_xla and objective.replicas is None and self.data.rows <= objective.rows_per_chunk
+
     def inside(self) -> tuple[Callable, tuple]:
         """The evaluation over whole tensors for use inside a `tf.function`.
 

@@ -72,6 +72,7 @@ class Objective:
         self._measured = False
         self.traces = {}
         self.is_eager = model.run_eagerly
+        self.asks_for_xla = bool(model.jit_compile) and not model.run_eagerly
         self.parameters = terms.parameters
         self.state = state
         self.outside = OutsideVariables(self.parameters, state, graph)

@@ -3,7 +3,6 @@
 What changes during a fit lives in `training/`.
 """
 
-import weakref
 from typing import Literal
 
 import keras
@@ -11,16 +10,15 @@ import numpy as np
 from scipy.optimize import OptimizeResult
 from typing_extensions import Never
 
-from kormos_opt.graph_solvers.variables import GraphSolverVariables
 from kormos_opt.objective import train_step
-from kormos_opt.objective.model_state import ModelState
 from kormos_opt.optimizers import unknown_arguments
 from kormos_opt.optimizers.settings import check_settings
+from kormos_opt.optimizers.solver_memory import RemembersSolver
 from kormos_opt.training.train_function import TrainFunction
 from kormos_opt.training.without_fit import FlatObjective
 
 
-class BatchOptimizer(keras.optimizers.Optimizer):
+class BatchOptimizer(RemembersSolver):
     """Base of the deterministic full-batch optimizers: what they have in common beside the solver.
 
     It also gives the objective of a model and its data as functions of the flat vector of all weights, with the
@@ -41,6 +39,9 @@ class BatchOptimizer(keras.optimizers.Optimizer):
             anew), or `"auto"` (kept, up to half of the machine's memory). Defaults to `"auto"`.
         precision: `"model"` evaluates the objective in the dtypes of the model, `"float64"` in double precision; the
             weights keep their dtype. Defaults to `"model"`.
+        save_memory: Whether files carry what the solver knows, so that a fit goes on from them with the very same
+            iterates: `True`, `False`, or `"auto"` (up to 256 MiB). L-BFGS knows 2 m n numbers, for m pairs and n
+            weights; the other methods of scipy cannot be saved in the middle. Defaults to `"auto"`.
         **kwargs: Nothing. Settings of Keras's stochastic optimizers are refused with the reason.
 
     Raises:
@@ -72,6 +73,7 @@ class BatchOptimizer(keras.optimizers.Optimizer):
         iterations_per_epoch: int = 1,
         cache: bool | Literal["auto"] = "auto",
         precision: Literal["model", "float64"] = "model",
+        save_memory: bool | Literal["auto"] = "auto",
         **kwargs: Never,
     ):
         for argument, value in kwargs.items():
@@ -83,6 +85,7 @@ class BatchOptimizer(keras.optimizers.Optimizer):
             dtype=dtype,
             cache=cache,
             precision=precision,
+            save_memory=save_memory,
         )
         super().__init__(learning_rate=1.0, name=name)
         self.iterations_per_epoch = iterations_per_epoch
@@ -90,6 +93,7 @@ class BatchOptimizer(keras.optimizers.Optimizer):
         self.max_cache_entries = max_cache_entries
         self.cache = cache
         self.precision = precision
+        self.save_memory = save_memory
         self._untracked = _Untracked()
 
     def build(self, model, Xyw=None):  # noqa: N803  kormos's name
@@ -117,30 +121,10 @@ class BatchOptimizer(keras.optimizers.Optimizer):
         """Assigns a vector of shape `(n,)` to the trainable weights. A list of arrays is Keras's, for the variables of
         the optimizer itself."""
         if isinstance(x, (list, tuple)) and x and all(_is_array(each) for each in x):
-            self._untracked.loaded = [np.array(each) for each in x]
+            self._memory.loaded_values = [np.array(each) for each in x]
             self._take_loaded()
         else:
             self._built().set_weights(x)
-
-    def _add_solver_variables(self, variables):
-        """Makes the variables of a solver that keeps its memory in them."""
-        shapes = self.stages[0].remembered(sum(int(np.prod(variable.shape)) for variable in variables))
-        if shapes is not None:
-            self._untracked.variables = GraphSolverVariables.make(self.add_variable, shapes)
-
-    def _take_loaded(self):
-        """Assigns the values of a .h5 file, which are there before the variables are."""
-        loaded = self._untracked.loaded
-        if loaded is None:
-            return
-        if not self.built:
-            for variable, value in zip(self._variables, loaded, strict=False):
-                variable.assign(value)
-            return
-        if self._untracked.variables is not None:
-            self._make_room_for_seeds(len(loaded[-1]))
-        self._untracked.loaded = None
-        super().set_weights(loaded)
 
     def func(self, x) -> float:
         """The loss at `x`, of shape `(n,)`."""
@@ -170,51 +154,6 @@ class BatchOptimizer(keras.optimizers.Optimizer):
     def result(self) -> OptimizeResult | None:
         """The `scipy.optimize.OptimizeResult` of the last fit, `None` before the first."""
         return self._untracked.result
-
-    def variables_for(self, model: keras.Model, shapes: dict[str, tuple[int, ...]]) -> GraphSolverVariables:
-        """The variables of a solver in the graph: those saved with the optimizer, for the first model that asks.
-
-        Args:
-            model: The model.
-            shapes: Of what the solver remembers.
-        """
-        saved, owner = self._untracked.variables, self._untracked.owner()
-        seeds = len(ModelState(model).seeds)
-        if saved is not None and saved.fit(shapes) and owner in (None, model):
-            self._untracked.owner = weakref.ref(model)
-            self._make_room_for_seeds(seeds)
-            return self._untracked.variables
-        made = GraphSolverVariables.make(lambda shape, **named: keras.Variable(np.zeros(shape), **named), shapes, seeds)
-        if saved is None:
-            self._untracked.variables, self._untracked.owner = made, weakref.ref(model)
-        return made
-
-    def load_own_variables(self, store):
-        """As Keras does, with room for as many seeds as there are in the file."""
-        variables = self._untracked.variables
-        index = self._index_of(variables.seeds) if variables is not None else None
-        if index is not None and str(index) in store.keys():  # noqa: SIM118  a file is no mapping
-            self._make_room_for_seeds(store[str(index)].shape[0])
-        super().load_own_variables(store)
-
-    def _make_room_for_seeds(self, count):
-        """Puts a larger variable in the place of the one there is: an optimizer is built before it knows the seeds."""
-        variables = self._untracked.variables
-        index = self._index_of(variables.seeds)
-        if index is not None and variables.seeds.shape[0] < count:
-            seeds = self.add_variable((count, 2), dtype="int64", name="seeds")
-            self._variables[index] = self._variables.pop()
-            self._untracked.variables = variables._replace(seeds=seeds)
-
-    def _index_of(self, variable):
-        return next((i for i, each in enumerate(self._variables) if each is variable), None)
-
-    def has_lost_memory_of(self, model: keras.Model) -> bool:
-        """Whether a solver has worked on the model before, and neither its file nor compile() has kept what it knew."""
-        models = self._untracked.models
-        is_known = model in models or not models
-        models.add(model)
-        return is_known and int(self.iterations.numpy()) > 0 and self.stages[0].remembered(1) is None
 
     def record(self, result: OptimizeResult | None) -> None:
         """Keeps the result of a fit."""
@@ -267,6 +206,7 @@ class BatchOptimizer(keras.optimizers.Optimizer):
             "iterations_per_epoch": self.iterations_per_epoch,
             "cache": self.cache,
             "precision": self.precision,
+            "save_memory": self.save_memory,
         }
 
 
@@ -281,13 +221,3 @@ class _Untracked:
     result = None
     objective = None
     plan = None
-    variables = None
-    loaded = None
-
-    def __init__(self):
-        self.owner = _nobody  # of the variables, as a weak reference
-        self.models = weakref.WeakSet()
-
-
-def _nobody():
-    return None

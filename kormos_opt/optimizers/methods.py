@@ -51,9 +51,10 @@ class _OtherSettings(TypedDict, total=False):
     pretrain_fn: Callable[[keras.Model], Any] | None
     max_cache_entries: int
     dtype: str
+    save_memory: bool | Literal["auto"]
 
 
-_METHODS_OF_ENGINES = {"scipy": "L-BFGS-B", "tfp": "L-BFGS-TFP"}
+_METHODS_OF_ENGINES = {"scipy": "L-BFGS-B", "graph": "L-BFGS-graph", "tfp": "L-BFGS-TFP"}
 
 
 @keras.saving.register_keras_serializable("kormos_opt")
@@ -109,13 +110,13 @@ class LBFGS(_Named):
         cache: bool | Literal["auto"] = "auto",
         precision: Literal["model", "float64"] = "model",
         name: str | None = "lbfgs",
-        engine: Literal["scipy", "tfp", "auto"] = "scipy",
+        engine: Literal["scipy", "graph", "tfp", "auto"] = "scipy",
         **kwargs: Unpack[_OtherSettings],
     ):
         if not is_positive_integer(memory):
             raise ValueError(f"Expected a positive integer. Received: memory={memory!r}.")
-        if engine not in ("scipy", "tfp", "auto"):
-            raise ValueError(f'Expected "scipy", "tfp" or "auto". Received: engine={engine!r}.')
+        if engine not in (*_METHODS_OF_ENGINES, "auto"):
+            raise ValueError(f'Expected "scipy", "graph", "tfp" or "auto". Received: engine={engine!r}.')
         super().__init__(
             tol,
             None,
@@ -130,7 +131,10 @@ class LBFGS(_Named):
         self.engine = engine
         is_tpu = isinstance(tf.distribute.get_strategy(), tf.distribute.TPUStrategy)
         chosen = ("tfp" if is_tpu else "scipy") if engine == "auto" else engine
-        preset = {"L-BFGS-B": {"maxcor": self.memory}, "L-BFGS-TFP": {"memory": self.memory}}
+        preset = {
+            "L-BFGS-B": {"maxcor": self.memory},
+            **dict.fromkeys(("L-BFGS-graph", "L-BFGS-TFP"), {"memory": self.memory}),
+        }
         arguments = self.plan.arguments | {"method": _METHODS_OF_ENGINES[chosen], "options": options}
         self._untracked.plan = Plan(preset, **arguments)
 

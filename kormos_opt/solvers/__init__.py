@@ -22,6 +22,7 @@ A solver of your own is a generator and a row of the registry. It is then a meth
 """
 
 from kormos_opt.solvers.base import (
+    ArraySpec,
     EvaluateValue,
     EvaluateWithGradient,
     HessianProduct,
@@ -32,6 +33,7 @@ from kormos_opt.solvers.base import (
 from kormos_opt.solvers.registry import Method, register
 
 __all__ = [
+    "ArraySpec",
     "EvaluateValue",
     "EvaluateWithGradient",
     "HessianProduct",

@@ -20,6 +20,19 @@ if TYPE_CHECKING:
     from scipy.optimize import OptimizeResult
 
 
+class ArraySpec(NamedTuple):
+    """What an array or a variable is like that a solver keeps what it knows in.
+
+    Attributes:
+        shape: Its shape.
+        dtype: Its dtype. `None` is the precision of the objective: float32 for the weights of most models, float64
+            with `precision="float64"`. Defaults to `"float64"`.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str | None = "float64"
+
+
 class EvaluateWithGradient(NamedTuple):
     """Asks for `(fun, jac)` at `x`: a float and a float64 array of shape `(n,)`."""
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from kormos_opt.solvers.base import Solver
+    from kormos_opt.solvers.base import ArraySpec, Solver
 
 
 NO_LIMIT = 2**31 - 1
-_NO_OPTIONS = {"x0", "tol", "bounds", "constraints"}  # arguments of `start` that are no options
+_NO_OPTIONS = {"x0", "tol", "bounds", "constraints", "memory"}  # arguments of `start` that are no options
 METHODS: dict[str, Method] = {}
 """All rows, by their names in lower case."""
 
@@ -21,18 +21,23 @@ METHODS: dict[str, Method] = {}
 class Method:
     """One method.
 
-    A solver in numpy has `start`. A solver in the graph has `variables` and `step`.
+    A solver in numpy has `start`. A solver in the graph has `variables` and `step`. A solver in numpy that has
+    `variables` too can be saved in the middle of a run.
 
     Args:
         name: What `ScipyBatchOptimizer(method=name)` and `compile(optimizer=name)` call it, in any case.
         derivatives: What it asks for beside f: `"none"`, `"gradient"`, `"product"` (Hessian-vector products) or
             `"hessian"` (products with all unit vectors).
         start: Called as `start(x0, **options)`. Returns a generator of requests, see `solvers/base.py`. `tol=` is
-            handed over where the user gave one; `bounds=` and `constraints=` where the method takes them.
-        variables: Called as `variables(size, options)`. Returns the shapes of what the solver remembers, by name.
-            `position`, `objective_value` and `objective_gradient` must be among them.
-        step: Called as `step(value_and_gradient, state, nit, options)` while a graph is traced. `state` holds float64
-            tensors by the names of `variables`. Returns the next state, and whether no better point was found.
+            handed over where the user gave one; `bounds=` and `constraints=` where the method takes them; `memory=`,
+            arrays to work on by the names of `variables`, where there are `variables`. They are zeros for a new run,
+            and what they were at a request of an earlier run for one that goes on from there.
+        variables: Called as `variables(size, options)`. Returns an `ArraySpec` of all that the solver remembers, by
+            name. In the graph, `position`, `objective_value` and `objective_gradient` must be among them.
+        step: Called as `step(value_and_gradient, state, nit, options)` while a graph is traced. `state` holds tensors
+            by the names of `variables`. Returns the next state, and whether no better point was found.
+        renew: Called with the state, as tensors, when f and its gradient in it were replaced by those of a changed
+            objective. Returns what else has to change in it. Defaults to `None`: nothing.
         check_installed: Raises `ImportError` if the solver needs a package that is missing. Defaults to `None`.
         options: What `options=` may hold, with the defaults. Defaults to `None`: the other arguments of `start`. A
             solver in the graph names them all.
@@ -54,8 +59,9 @@ class Method:
     name: str
     derivatives: Literal["none", "gradient", "product", "hessian"] = "gradient"
     start: Callable[..., Solver] | None = field(default=None, compare=False)
-    variables: Callable[[int, Mapping], Mapping[str, tuple[int, ...]]] | None = field(default=None, compare=False)
+    variables: Callable[[int, Mapping], Mapping[str, ArraySpec]] | None = field(default=None, compare=False)
     step: Callable | None = field(default=None, compare=False)
+    renew: Callable[[Mapping], Mapping] | None = field(default=None, compare=False)
     check_installed: Callable[[], None] | None = field(default=None, compare=False)
     options: Mapping[str, Any] | None = field(default=None, compare=False)
     limits: tuple[str, ...] = ()
@@ -70,7 +76,7 @@ class Method:
 
     def __post_init__(self):
         in_graph = self.variables is not None and self.step is not None
-        if (self.start is not None) == in_graph:
+        if (self.start is not None) == in_graph or (self.step is not None and not in_graph):
             raise ValueError(
                 "Expected `start` for a solver in numpy, or `variables` and `step` for one in the graph. "
                 f"Received: start={self.start!r}, variables={self.variables!r}, step={self.step!r}."

@@ -3,7 +3,9 @@
 Both look only at the requests and answers that pass by, so they serve any solver.
 """
 
-from typing import NamedTuple
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -18,8 +20,13 @@ from kormos_opt.solvers.base import (
 from kormos_opt.solvers.endings import Ending, words_of
 from kormos_opt.solvers.numerics import NEGLIGIBLE_FACTOR, finite_stand_in, is_hidden
 
+if TYPE_CHECKING:
+    from kormos_opt.evaluation import Evaluation
 
-def safeguard(solver: Solver, dtype: str = "float64", resolution: float | None = None) -> Solver:
+
+def safeguard(
+    solver: Solver, dtype: str = "float64", resolution: float | None = None, iterate: Evaluation | None = None
+) -> Solver:
     """Passes requests through, ends at the resolution of f, and backs off from points where f is not finite.
 
     **Resolution.** Between an iterate x and the first trial point x + d after it the loss changes by about
@@ -35,15 +42,18 @@ def safeguard(solver: Solver, dtype: str = "float64", resolution: float | None =
         solver: The solver to watch over. It is closed with this one.
         dtype: Name of the precision f is computed in, for the message.
         resolution: Relative resolution of f, such as `numpy.finfo("float32").eps`. Defaults to `None`: no such end.
+        iterate: The evaluation at the iterate from which the solver goes on. Defaults to `None`: it begins.
 
     Returns:
         A solver.
     """
     evaluations = RecentEvaluations()
-    iterate = None
     nit = nfev = 0
     worst = -np.inf
     watch = None  # over the trial points of an iteration whose first point is known
+    if iterate is not None:
+        evaluations.accept(iterate)
+        watch = None if resolution is None else _Watch(iterate, resolution)
     answer = None
     try:
         while True:

@@ -2,20 +2,20 @@
 
 import functools
 
-from kormos_opt.solvers import scipy_minimize, scipy_options
+from kormos_opt.solvers import scipy_lbfgsb, scipy_minimize, scipy_options
 from kormos_opt.solvers.registry import Method, register
 
 METHODS: dict[str, Method] = {}
 """The rows of scipy, by their names in lower case. `tests/test_memory.py` measures their matrices."""
 
 
-def _row(name, derivatives, reference, limits=("maxiter",), tolerances=("gtol",), **others):
+def _row(name, derivatives, reference, limits=("maxiter",), tolerances=("gtol",), start=None, **others):
     page = name.lower().replace("l-bfgs-b", "lbfgsb").replace("-", "")
     METHODS[name.lower()] = register(
         Method(
             name,
             derivatives,
-            start=functools.partial(scipy_minimize.minimize, method=name, derivatives=derivatives),
+            start=start or functools.partial(scipy_minimize.minimize, method=name, derivatives=derivatives),
             options=scipy_options.known_options(name),
             limits=limits,
             tolerances=tolerances,
@@ -73,6 +73,7 @@ _row(
     limits=("maxiter", "maxfun"),
     tolerances=("ftol", "gtol"),
     bounds=True,
+    **({"start": scipy_lbfgsb.minimize, "variables": scipy_lbfgsb.variables} if scipy_lbfgsb.is_known() else {}),
 )
 _row(
     "TNC",

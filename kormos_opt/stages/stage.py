@@ -4,6 +4,7 @@ SolverStage     a method in numpy
 GraphStage      a method in the graph
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import keras
 import numpy as np
 
-from kormos_opt.solvers.base import Solver
+from kormos_opt.solvers.base import ArraySpec, Solver
 from kormos_opt.solvers.fixed_weights import without_fixed
 from kormos_opt.solvers.registry import Method
 from kormos_opt.stages import bounds, constraints, matrices
@@ -31,6 +32,9 @@ class Context(Protocol):
 
     parameters: "FlatParameters"
     start: np.ndarray
+
+    def memory(self, specs: Mapping[str, ArraySpec]) -> dict[str, np.ndarray]:
+        """The arrays for a solver to work on: zeros, or what a file has brought, where that fits."""
 
     def run(self, solver: Solver, ends_at_resolution: bool) -> "Run":
         """A run of a solver in numpy."""
@@ -83,9 +87,10 @@ class Stage:
         """A run from the start that `context` says."""
         raise NotImplementedError
 
-    def remembered(self, size: int) -> dict[str, tuple[int, ...]] | None:
-        """The shapes of the variables that keep what the solver knows, `None` if it keeps that in the process."""
-        return None
+    @property
+    def is_in_graph(self) -> bool:
+        """Whether the solver keeps what it knows in variables of the optimizer."""
+        return self.method.start is None
 
 
 class SolverStage(Stage):
@@ -95,7 +100,7 @@ class SolverStage(Stage):
         """A run from the start that `context` says, moved between the bounds."""
         limits = bounds.resolve(self.bounds, context.parameters, self.method)
         solver = without_fixed(
-            self._start,
+            functools.partial(self._start, context.memory),
             context.start if limits is None else np.clip(context.start, limits.lb, limits.ub),
             limits,
             constraints.resolve(self.constraints, context.parameters, self.method),
@@ -104,12 +109,14 @@ class SolverStage(Stage):
         )
         return context.run(solver, self.ends_at_resolution)
 
-    def _start(self, x0, limits, constraints, options):
+    def _start(self, memory, x0, limits, constraints, options):
         problem = {} if self.tol is None else {"tol": self.tol}
         if self.method.bounds:
             problem["bounds"] = limits
         if self.method.constraints:
             problem["constraints"] = constraints
+        if self.method.variables is not None:
+            problem["memory"] = memory(self.method.variables(x0.size, options))
         return self.method.start(x0, **problem | options)
 
 
@@ -120,8 +127,8 @@ class GraphStage(Stage):
         """A run from the variables of the solver if they are those of the start, else from the start."""
         return context.run_in_graph(self.method, self._settings, self.ends_at_resolution)
 
-    def remembered(self, size: int) -> dict[str, tuple[int, ...]]:
-        """The shapes of the variables that keep what the solver knows."""
+    def remembered(self, size: int) -> dict[str, ArraySpec]:
+        """The variables that keep what the solver knows."""
         return dict(self.method.variables(size, self._settings))
 
     @property

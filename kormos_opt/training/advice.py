@@ -51,9 +51,9 @@ def on_batch_normalization(model: keras.Model, iterations: int) -> str | None:
     share = max(layer.momentum for layer in slow) ** iterations
     better = math.floor(100 * _ENOUGH ** (1 / iterations)) / 100
     return (
-        f"BatchNormalization in {_listed([layer.name for layer in slow])}: its moving statistics advance once per iteration. "
-        f"After {iterations} of them {share:.0%} is still their initial value, which predict and evaluate will use. "
-        f"Give the layer momentum={better}."
+        f"BatchNormalization in {_listed([layer.name for layer in slow])}: its moving statistics advance once per "
+        f"iteration. After {iterations} of them {share:.0%} is still their initial value, which predict and evaluate "
+        f"will use. Give the layer momentum={better}."
     )
 
 

@@ -55,6 +55,11 @@ class FitAnswers:
         """Raises `ValueError` if a run cannot start from this evaluation."""
         self.objective.check_start(evaluation)
 
+    def seeds(self) -> np.ndarray:
+        """The states of the model's seed generators, int64 of shape `(count, 2)`."""
+        states = [seed.numpy() for seed in self.objective.state.seeds]
+        return np.reshape(states, (len(states), 2)).astype("int64")
+
     def add_batch(self, request: EvaluateWithGradient | EvaluateValue) -> None:
         """Adds one batch to the evaluation that is asked for. The model is then again what it was."""
         parameters = self.objective.parameters

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from kormos_opt.graph_solvers.variables import vector_dtype
 from kormos_opt.objective import precision
 from kormos_opt.solvers.safeguards import safeguard
 from kormos_opt.training.graph_run import GraphRun
 from kormos_opt.training.graph_step import GraphStep
+from kormos_opt.training.memory import RunMemory, evaluation_at
+from kormos_opt.training.progress import Reason
 from kormos_opt.training.solver_run import SolverRun
 
 if TYPE_CHECKING:
     import keras
 
     from kormos_opt.evaluation import Evaluation
-    from kormos_opt.solvers.base import Solver
+    from kormos_opt.solvers.base import ArraySpec, Solver
     from kormos_opt.solvers.registry import Method
     from kormos_opt.training.answers import FitAnswers
     from kormos_opt.training.run import Run
+
+_log = logging.getLogger("kormos_opt")
 
 
 class Beginning:
@@ -45,23 +53,47 @@ class Beginning:
         self._objective = answers.objective.objective
         self._evaluation = evaluation
         self._before = before
+        self._loaded: tuple[Evaluation, RunMemory] | None = None
+        self._arrays = None
         self.parameters = answers.objective.parameters
         self.start = self.parameters.ravel() if evaluation is None else evaluation.x
 
+    def memory(self, specs: Mapping[str, ArraySpec]) -> dict[str, np.ndarray]:
+        """The arrays for a solver to work on: what a file has brought if it fits these weights and data, or zeros."""
+        self._arrays = {name: np.zeros(spec.shape, spec.dtype) for name, spec in specs.items()}
+        loaded = None if self._evaluation is not None else self._optimizer.take_loaded_memory()
+        if loaded is not None:
+            evaluation = evaluation_at(self._answers.objective, loaded.x, loaded.fun, loaded.jac, loaded.seeds)
+            fits = evaluation is not None and all(
+                name in loaded.arrays and loaded.arrays[name].shape == spec.shape for name, spec in specs.items()
+            )
+            if fits:
+                self._loaded, self._arrays = (evaluation, loaded), loaded.arrays
+            else:
+                _log.warning(Reason.OTHER_MEMORY.message)
+        return self._arrays
+
     def run(self, solver: Solver, ends_at_resolution: bool) -> Run:
         """A run of a solver in numpy."""
-        solver = safeguard(solver, self._objective.dtype, self._resolution(ends_at_resolution))
-        return SolverRun(solver, self._answers, self._evaluation, self._before)
+        evaluation, memory = self._loaded or (None, None)
+        resolution = self._resolution(ends_at_resolution)
+        solver = safeguard(solver, self._objective.dtype, resolution, evaluation)
+        if memory is None:
+            run = SolverRun(solver, self._answers, self._evaluation, self._before, self._arrays)
+        else:
+            run = SolverRun.from_memory(solver, self._answers, evaluation, memory)
+        self._optimizer.watch(run)
+        return run
 
     def run_in_graph(self, method: Method, options: Mapping, ends_at_resolution: bool) -> Run:
         """A run of a method in the graph, with the trace of an earlier one over the same variables if there was one."""
-        shapes = dict(method.variables(self.parameters.size, options))
-        variables = self._optimizer.variables_for(self._model, shapes)
+        specs = dict(method.variables(self.parameters.size, options))
+        dtype = vector_dtype(self.parameters.variables, self._optimizer.precision)
+        variables = self._optimizer.variables_for(self._model, specs, dtype)
         traces, key = self._objective.traces, (method.name, repr(options), id(variables.nit))
         if key not in traces:
-            traces[key] = GraphStep(method.step, variables, options)
-        resolution = self._resolution(ends_at_resolution)
-        return GraphRun(self._answers, traces[key], variables, options, self._objective.dtype, resolution)
+            traces[key] = GraphStep(method.step, variables, options, self._resolution(ends_at_resolution))
+        return GraphRun(self._answers, traces[key], variables, method, options["gtol"])
 
     def _resolution(self, ends_there):
         return precision.resolution(self._objective.dtype) if ends_there else None

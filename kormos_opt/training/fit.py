@@ -89,7 +89,7 @@ class Fit:
         moved = 0
         while moved < iterations and not progress.has_ended:
             self._begin_stage()
-            moved += self._iterate()
+            moved += self._iterate(iterations - moved)
             if progress.run.result is not None and not self._goes_on_elsewhere():
                 progress.end_stage(progress.run.result)
         progress.count_epoch()
@@ -151,7 +151,7 @@ class Fit:
         stages = self._optimizer.stages
         reason = why_afresh(progress, stages, self._is_first_epoch, self._same_weights, self._same_objective)
         if reason is not None:
-            if reason.message is not None:
+            if reason.message is not None and self._optimizer.loaded_memory is None:
                 _log.warning(reason.message)
             progress.reason = Reason.FIRST
             begins = self._is_first_epoch or progress.has_ended
@@ -167,16 +167,16 @@ class Fit:
             self._progress.next_stage()
             self._start(pretrain=True)
 
-    def _iterate(self):
+    def _iterate(self, at_most):
         run = self._progress.run
         starts = run.accepted is None
-        moved = run.iterate()
+        moved = run.iterate(at_most)
         if run.position is not run.accepted.x:
             self._objective.parameters.assign(run.accepted.x)
         advances = moved and bool(run.accepted.moving_statistics)
         if advances:
             self._objective.state.assign_moving_statistics(run.accepted.moving_statistics)
-        if advances or starts:  # a run that goes on from a file brings its seeds
+        if advances or starts:
             self._state = self._objective.state.save()
         return moved
 
@@ -190,6 +190,7 @@ class Fit:
             self._pretrain(progress.stage.pretrain_fn)
         progress.stage.check(self._objective.parameters)
         progress.run = self._begin(progress.stage, self._answers, start, before)
+        self._state = self._objective.state.save()  # a run that goes on from a file brings its seeds
 
     def _pretrain(self, pretrain_fn):
         """The function may freeze layers, so the objective is made anew; it may not take this fit's own place."""

@@ -1,6 +1,7 @@
-"""An iteration of a solver in the graph: line search and all passes over the data are one `tf.function` call.
+"""Iterations of a solver in the graph: all of an epoch, with all passes over the data, are one `tf.function` call.
 
-It is traced once for an objective, and serves all runs over it: tracing takes seconds.
+It is traced once for an objective, and serves all runs over it: tracing takes seconds. Under XLA, where the model asks
+for it and its data is one chunk, all of it is one program.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from kormos_opt.solvers.numerics import finite_stand_in
+from kormos_opt.solvers.endings import Ending
+from kormos_opt.solvers.numerics import NEGLIGIBLE_FACTOR, finite_stand_in, is_hidden
 
 if TYPE_CHECKING:
     from kormos_opt.evaluation import Evaluation
@@ -19,92 +21,165 @@ if TYPE_CHECKING:
     from kormos_opt.objective.bound_objective import BoundObjective
 
 _TRACED = 64  # evaluations of an iteration whose metrics are remembered
-_AT_START = "position", "objective_value", "objective_gradient"
+_POINT = "position", "objective_value", "objective_gradient"
+
+# Why the iterations end: the ending, and the option that goes further. The first one is that they go on.
+ENDINGS = (
+    (None, ""),
+    (Ending.RESOLUTION, ""),
+    (Ending.NO_BETTER_POINT, ""),
+    (Ending.SMALL_GRADIENT, "gtol"),
+    (Ending.SMALL_REDUCTION, "ftol"),
+    (Ending.SHORT_STEP, "xtol"),
+    (Ending.LIMIT, "maxiter"),
+    (Ending.LIMIT, "maxfun"),
+)
+_GOES_ON, _RESOLUTION, _NO_BETTER_POINT, _GRADIENT, _REDUCTION, _SHORT_STEP, _MAXITER, _MAXFUN = range(len(ENDINGS))
 
 
 class Stepped(NamedTuple):
-    """What an iteration has done.
+    """What a call has done.
 
     Attributes:
-        failed: Whether no better point was found.
-        change: By how much f was to change at the first point, by the gradient at the start.
-        nfev: How many evaluations there were.
-        traced: The logs and the statistics of BatchNorm at the new point, `None` if its evaluation was not kept.
+        nit: How many iterates there were.
+        nfev: How many evaluations.
+        ending: Where in `ENDINGS` it says why there will be no more.
+        traced: The logs and the statistics of BatchNorm at the last iterate, `None` if its evaluation was not kept.
     """
 
-    failed: bool
-    change: float
+    nit: int
     nfev: int
+    ending: int
     traced: tuple[dict, list] | None
 
 
 class GraphStep:
-    """One iteration, from the variables of the solver to those variables.
+    """Iterations, from the variables of the solver to those variables.
 
     Args:
         step: That of the method, see `registry.Method`.
         variables: What the solver remembers.
         options: All of the method.
+        resolution: Relative resolution of f, or `None`: no end there.
     """
 
-    def __init__(self, step: Callable, variables: GraphSolverVariables, options: Mapping):
+    def __init__(
+        self, step: Callable, variables: GraphSolverVariables, options: Mapping, resolution: float | None = None
+    ):
         self._solver_step = step
         self._variables = variables
         self._options = options
+        self._resolution = resolution
         self._trace = _Trace()
         self.compiled = {}
 
-    def __call__(self, objective: BoundObjective, accepted: Evaluation) -> Stepped:
-        """Iterates once. Leaves the weights at the new point.
+    def __call__(self, objective: BoundObjective, accepted: Evaluation, iterations: int) -> Stepped:
+        """Iterates. Leaves the weights at the last iterate.
 
         Args:
             objective: f.
-            accepted: The evaluation where the iteration starts.
+            accepted: The evaluation where the first iteration starts.
+            iterations: How many there are, unless the solver ends.
         """
         evaluate, data = objective.inside()
         self._trace.make_room(accepted)
         key = tuple((tuple(tensor.shape), tensor.dtype) for tensor in tf.nest.flatten(data, expand_composites=True))
         if key not in self.compiled:
-            step = self._make(evaluate, objective.parameters)
-            is_eager = objective.objective.is_eager
-            self.compiled = {key: step if is_eager else tf.function(step, autograph=False)}
-        failed, change, nfev, matches, row = self.compiled[key](*data)
-        traced = self._trace.unpack(row.numpy(), accepted) if matches else None
-        return Stepped(bool(failed), float(change), int(nfev), traced)
+            run = self._make(evaluate, objective)
+            if not objective.objective.is_eager:
+                run = tf.function(run, autograph=False, jit_compile=objective.is_one_program or None)
+            self.compiled = {key: run}
+        nit, nfev, ending, matches, row = self.compiled[key](tf.constant(iterations), *data)
+        traced = self._trace.unpacked(row) if matches else None
+        return Stepped(int(nit), int(nfev), int(ending), traced)
 
-    def _make(self, evaluate, parameters):
+    def _make(self, evaluate, objective):
         variables, trace = self._variables, self._trace
+        nits, nfevs = variables.nit, variables.nfev
 
-        def step(*data):
-            trace.clear()
+        def run(iterations, *data):
+            def goes_on(nit, nfev, ending, *_):
+                return (nit < iterations) & (ending == _GOES_ON)
+
+            def iterate(nit, nfev, ending, matches, row, state):
+                trace.clear()
+                value_and_gradient = self._at_points_of(evaluate, data, state)
+                so_far = nits.value + tf.cast(nit, tf.int64)
+                after, failed = self._solver_step(value_and_gradient, state, tf.cast(so_far, tf.int32), self._options)
+                nfev += trace.count.read_value()
+                ending = self._ending(state, after, failed, so_far + 1, nfevs.value + tf.cast(nfev, tf.int64))
+                is_there, new = trace.of(after["objective_value"])
+                matches, row = tf.where(failed, matches, is_there), tf.where(failed, row, new)
+                self._advance_statistics(objective, ~failed & is_there, new)
+                return nit + tf.cast(~failed, tf.int32), nfev, ending, matches, row, after
+
             state = {name: tf.identity(variable.value) for name, variable in variables.state.items()}
-            start, fun_at_start, slopes = (state[name] for name in _AT_START)
-
-            def value_and_gradient(x):
-                fun, jac, moving_statistics, logs = evaluate(x, *data)
-                step = x - start
-                slope = tf.reduce_sum(slopes * step)
-                trace.add(fun, tf.abs(slope), logs, moving_statistics)
-                squared = tf.reduce_sum(step * step)
-                stand_in, back = finite_stand_in(fun_at_start, slope, step, squared, tf.minimum)
-                is_finite = tf.math.is_finite(fun) & tf.reduce_all(tf.math.is_finite(jac))
-                return tf.where(is_finite, fun, stand_in), tf.where(is_finite, jac, back)
-
-            nit = tf.cast(variables.nit.value, tf.int32)
-            after, failed = self._solver_step(value_and_gradient, state, nit, self._options)
-            for name, value in after.items():
-                variables.state[name].assign(value)
-            variables.nit.assign_add(tf.cast(~failed, tf.int64))
-            variables.nfev.assign_add(tf.cast(trace.count.read_value(), tf.int64))
-            parameters.assign(after["position"])
-            return (
-                failed,
-                trace.first_change.read_value(),
-                trace.count.read_value(),
-                *trace.of(after["objective_value"]),
+            nothing = tf.constant(0), tf.constant(0), tf.constant(_GOES_ON), tf.constant(False), trace.empty()
+            nit, nfev, ending, matches, row, state = tf.while_loop(
+                goes_on, iterate, (*nothing, state), parallel_iterations=1
             )
+            for name, value in state.items():
+                variables.state[name].assign(value)
+            nits.assign_add(tf.cast(nit, tf.int64))
+            nfevs.assign_add(tf.cast(nfev, tf.int64))
+            objective.parameters.assign(state["position"])
+            return nit, nfev, ending, matches, row
 
-        return step
+        return run
+
+    def _at_points_of(self, evaluate, data, state):
+        """f and its gradient as the solver asks for them, with what leads back from NaN."""
+        start, fun_at_start, gradient_at_start = (state[name] for name in _POINT)
+        slopes = tf.cast(gradient_at_start, tf.float64)
+
+        def value_and_gradient(x):
+            fun, jac, moving_statistics, logs = evaluate(tf.cast(x, tf.float64), *data)
+            step = tf.cast(x, tf.float64) - tf.cast(start, tf.float64)
+            slope = tf.reduce_sum(slopes * step)
+            self._trace.add(fun, tf.abs(slope), logs, moving_statistics)
+            squared = tf.reduce_sum(step * step)
+            stand_in, back = finite_stand_in(fun_at_start, slope, step, squared, tf.minimum)
+            is_finite = tf.math.is_finite(fun) & tf.math.is_finite(tf.reduce_sum(jac))
+            return tf.where(is_finite, fun, stand_in), tf.cast(tf.where(is_finite, jac, back), x.dtype)
+
+        return value_and_gradient
+
+    def _ending(self, before, after, failed, nit, nfev):
+        """Whether the iterations end here, and why: the first that holds."""
+        options = self._options
+        x, fun, jac = (tf.cast(after[name], tf.float64) for name in _POINT)
+        old_x, old_fun, old_jac = (tf.cast(before[name], tf.float64) for name in _POINT)
+        step = x - old_x
+        scale = tf.maximum(tf.maximum(tf.abs(old_fun), tf.abs(fun)), 1.0)
+        ends = [(_GRADIENT, tf.reduce_max(tf.abs(jac)) <= options["gtol"])]
+        if self._resolution is not None:
+            ends.append((_RESOLUTION, self._hides(tf.abs(tf.reduce_sum(old_jac * step)), fun)))
+        ends.append((_REDUCTION, (old_fun - fun) / scale <= options["ftol"]))
+        if options["xtol"] > 0:
+            ends.append((_SHORT_STEP, tf.norm(step) < options["xtol"]))
+        if options["maxiter"] is not None:
+            ends.append((_MAXITER, nit >= options["maxiter"]))
+        if options["maxfun"] is not None:
+            ends.append((_MAXFUN, nfev >= options["maxfun"]))
+        ending = tf.constant(_GOES_ON)
+        for code, holds in reversed(ends):
+            ending = tf.where(holds, code, ending)
+        stuck = tf.constant(_NO_BETTER_POINT)
+        if self._resolution is not None:
+            is_hidden_change = self._hides(self._trace.first_change.read_value(), fun, NEGLIGIBLE_FACTOR)
+            stuck = tf.where(is_hidden_change, _RESOLUTION, stuck)
+        return tf.where(failed, stuck, ending)
+
+    def _hides(self, change, fun, factor=1):
+        return is_hidden(change, fun, self._resolution, factor)
+
+    def _advance_statistics(self, objective, is_known, row):
+        """BatchNorm's statistics advance at every iterate, so that the next evaluation starts from them."""
+        if not objective.state.moving_statistics:
+            return
+        _, statistics = self._trace.unpacked(row)
+        for variable, value in zip(objective.state.moving_statistics, statistics, strict=True):
+            variable.assign(tf.where(is_known, value, variable.value))
 
 
 class _Trace:
@@ -124,7 +199,8 @@ class _Trace:
         """Makes the variables, for evaluations like this one. They are made once."""
         if self._rows is not None:
             return
-        leaves = tf.nest.flatten((evaluation.logs, evaluation.moving_statistics))
+        self._like = evaluation.logs, evaluation.moving_statistics
+        leaves = tf.nest.flatten(self._like)
         self._shapes = [(tf.convert_to_tensor(leaf).shape, tf.convert_to_tensor(leaf).dtype) for leaf in leaves]
         width = 1 + sum(shape.num_elements() for shape, _ in self._shapes)
         self._rows = tf.Variable(tf.zeros((_TRACED, width), tf.float64), trainable=False)
@@ -148,14 +224,17 @@ class _Trace:
     def of(self, fun) -> tuple[tf.Tensor, tf.Tensor]:
         """Whether there is a row with this f, and what stands behind it in the nearest one."""
         differences = tf.abs(self._rows[:, 0] - fun)
-        best = tf.argmin(tf.where(tf.math.is_nan(differences), tf.constant(np.inf, tf.float64), differences))
-        return differences[best] == 0, self._rows[best, 1:]
+        differences = tf.where(tf.math.is_nan(differences), tf.constant(np.inf, tf.float64), differences)
+        best = tf.argmin(differences)  # gathered: XLA would compile a slice anew for every index
+        return tf.gather(differences, best) == 0, tf.gather(self._rows, best)[1:]
 
-    def unpack(self, row: np.ndarray, like: Evaluation) -> tuple[dict, list]:
-        """The logs and statistics of a row."""
-        values = []
-        for shape, dtype in self._shapes:
-            values.append(tf.constant(row[: shape.num_elements()].reshape(shape), tf.float64))
-            values[-1] = tf.cast(values[-1], dtype)
-            row = row[shape.num_elements() :]
-        return tf.nest.pack_sequence_as((like.logs, like.moving_statistics), values)
+    def empty(self) -> tf.Tensor:
+        """What stands behind f in a row without an evaluation."""
+        return tf.zeros((self._rows.shape[1] - 1,), tf.float64)
+
+    def unpacked(self, row) -> tuple[dict, list]:
+        """The logs and statistics of a row, as tensors."""
+        pieces = tf.split(row, [shape.num_elements() for shape, _ in self._shapes])
+        shaped = zip(pieces, self._shapes, strict=True)
+        values = [tf.cast(tf.reshape(piece, shape), dtype) for piece, (shape, dtype) in shaped]
+        return tf.nest.pack_sequence_as(self._like, values)

@@ -21,9 +21,14 @@ class Reason(Enum):
     OTHER_PLAN = "plan", None
     FROM_A_FILE = (
         "file",
-        "This model was trained before: the solver starts afresh from its weights. What L-BFGS-B and its like knew of "
-        "the iterations before is gone, since neither a file nor compile() carries it. LBFGS(engine='tfp') keeps it in "
-        "its variables.",
+        "This model was trained before: the solver starts afresh from its weights. What it knew of the iterations "
+        "before is gone: compile() never carries it, and files carry it of L-BFGS alone, with save_memory=True or if "
+        "it is small.",
+    )
+    OTHER_MEMORY = (
+        "memory",
+        "The memory of L-BFGS that came with the model is of other weights or another objective: the solver starts "
+        "afresh from the weights.",
     )
     AFTER_AN_ERROR = "error", "The last fit ended with an error: the solver starts afresh from the weights."
     MADE_ANEW = "anew", "The train function was made anew: the solver starts afresh from the weights."

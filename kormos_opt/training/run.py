@@ -12,6 +12,7 @@ from kormos_opt.solvers.endings import Ending
 if TYPE_CHECKING:
     from kormos_opt.evaluation import Evaluation
     from kormos_opt.solvers.base import EvaluateValue, EvaluateWithGradient
+    from kormos_opt.training.memory import RunMemory
 
 
 class Answers(Protocol):
@@ -25,6 +26,9 @@ class Answers(Protocol):
 
     def check_start(self, evaluation: Evaluation) -> None:
         """Raises `ValueError` if a run cannot start from this evaluation."""
+
+    def seeds(self) -> np.ndarray:
+        """The states of the model's seed generators, int64 of shape `(count, 2)`."""
 
 
 class Run:
@@ -56,17 +60,20 @@ class Run:
         """The fit is over: lets its data go."""
         self._answers = None
 
-    def iterate(self) -> bool:
-        """Runs to the next iterate, and to the end of a solver that has converged there.
+    def iterate(self, at_most: int = 1) -> int:
+        """Runs to the next iterate, or by more of them, and to the end of a solver that has converged there.
+
+        Args:
+            at_most: How many iterates it may be. Defaults to `1`.
 
         Returns:
-            Whether there was a next iterate; if not, the solver has ended without one.
+            How many there were; with 0 the solver has ended without one.
 
         Raises:
             ValueError: If f or its gradient is not finite at the starting point.
         """
-        moved = self._advance()
-        return self._settle() or moved if self.result is not None else moved
+        moved = int(self._advance(at_most))
+        return int(self._settle()) or moved if self.result is not None else moved
 
     def awaited(self) -> EvaluateWithGradient | EvaluateValue | None:
         """The evaluation that the next iteration begins with, if it is known."""
@@ -89,6 +96,10 @@ class Run:
     def survives_interrupt(self) -> bool:
         """Whether the run can go on from its last accepted iterate after Ctrl-C."""
         return False
+
+    def memory(self) -> RunMemory | None:
+        """What the run has to be told to go on from a file, `None` where that is not to be had, or is in variables."""
+        return None
 
     def interrupted(self, what_next: str, how: str = "Not converged") -> OptimizeResult:
         """A result for a run that did not end by itself."""
@@ -113,8 +124,8 @@ class Run:
             message=ending.message(**words),
         )
 
-    def _advance(self) -> bool:
-        """On to the next iterate, which is handed to `_accept`. Returns whether there was one."""
+    def _advance(self, at_most: int) -> int:
+        """On to the next iterate, which is handed to `_accept`. Returns how many there were."""
         raise NotImplementedError
 
     def _accept(self, evaluation: Evaluation | None) -> bool:

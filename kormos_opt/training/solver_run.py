@@ -1,6 +1,7 @@
 """A run of a solver in numpy: has its requests answered, one iteration at a time."""
 
 import inspect
+from collections.abc import Mapping
 
 import numpy as np
 from scipy.optimize import OptimizeResult
@@ -16,6 +17,7 @@ from kormos_opt.solvers.base import (
     unknown_request,
 )
 from kormos_opt.solvers.endings import Ending
+from kormos_opt.training.memory import RunMemory
 from kormos_opt.training.one_blas_thread import one_blas_thread
 from kormos_opt.training.run import Answers, Run
 
@@ -30,10 +32,19 @@ class SolverRun(Run):
         answers: Who answers its requests.
         start: The evaluation at the starting point, if it is known. Defaults to `None`.
         before: The run that this one goes on from, whose counts go on too. Defaults to `None`.
+        arrays: Those that the solver works on. Defaults to `None`: it cannot be saved.
     """
 
-    def __init__(self, solver: Solver, answers: Answers, start: Evaluation | None = None, before: Run | None = None):
+    def __init__(
+        self,
+        solver: Solver,
+        answers: Answers,
+        start: Evaluation | None = None,
+        before: Run | None = None,
+        arrays: Mapping[str, np.ndarray] | None = None,
+    ):
         super().__init__(answers)
+        self._arrays = arrays
         self._solver = solver
         self._request = None
         self._evaluations = RecentEvaluations()
@@ -45,6 +56,31 @@ class SolverRun(Run):
             self.nfev += 1
             self.position = start.x
             self._begin(start)
+
+    @classmethod
+    def from_memory(cls, solver: Solver, answers: Answers, start: Evaluation, memory: RunMemory) -> "SolverRun":
+        """The run that was saved, between two iterations.
+
+        Args:
+            solver: It works on the arrays of `memory`.
+            answers: Who answers its requests.
+            start: The evaluation at the last accepted iterate.
+            memory: What was saved.
+        """
+        run = cls(solver, answers, arrays=memory.arrays)
+        run.position = start.x
+        run._begin(start)
+        run._first_largest = float(memory.first_largest)
+        run.nit, run.nfev, run.nhev = (int(count) for count in memory.counts)
+        return run
+
+    def memory(self) -> RunMemory | None:
+        """That of a run that waits for its next iteration."""
+        if self._arrays is None or not self._goes_on:
+            return None
+        counts = np.array([self.nit, self.nfev, self.nhev])
+        x, fun, jac = self.accepted[:3]
+        return RunMemory(x, np.array(fun), jac, np.array(self._first_largest), counts, self._seeds, self._arrays)
 
     def awaited(self) -> EvaluateWithGradient | EvaluateValue | None:
         """The evaluation that the solver waits for, unless it is known already."""
@@ -59,10 +95,14 @@ class SolverRun(Run):
 
     def survives_interrupt(self) -> bool:
         """Unless it was the solver itself that was interrupted: its generator is closed then."""
+        return self._goes_on
+
+    @property
+    def _goes_on(self):
         is_alive = inspect.getgeneratorstate(self._solver) != inspect.GEN_CLOSED
         return is_alive and self.accepted is not None and self.result is None
 
-    def _advance(self):
+    def _advance(self, at_most):
         """On to the next iterate. Most solvers accept a point where they have just been."""
         if self._request is None:
             self._send(None)
@@ -140,6 +180,7 @@ class SolverRun(Run):
         return None
 
     def _begin(self, evaluation):
+        self._seeds = self._answers.seeds()
         self._take(evaluation)
         self._first_largest = 0.0 if evaluation.jac is None else float(np.abs(evaluation.jac).max())
 

@@ -1,0 +1,166 @@
+"""What a solver knows, on its way into files and back.
+
+A solver in the graph keeps it in variables of the optimizer. A solver in numpy keeps it in arrays of its run; they are
+copied when Keras saves the optimizer, and the next run goes on from those that Keras has loaded.
+"""
+
+import logging
+import weakref
+
+import keras
+import numpy as np
+
+from kormos_opt.graph_solvers.variables import GraphSolverVariables, vector_dtype
+from kormos_opt.objective.model_state import ModelState
+from kormos_opt.solvers.base import ArraySpec
+from kormos_opt.training.memory import RunMemory
+
+SAVED_BY_DEFAULT = 256 * 2**20  # bytes that save_memory="auto" puts into files
+_PREFIX = "solver_"  # of the names of arrays in a file
+_log = logging.getLogger("kormos_opt")
+
+
+class RemembersSolver(keras.optimizers.Optimizer):
+    """An optimizer whose files carry what its solver knows. Its base has `stages` and `save_memory`."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self._memory = _Untracked()
+
+    def variables_for(self, model: keras.Model, specs: dict[str, ArraySpec], dtype: str) -> GraphSolverVariables:
+        """The variables of a solver in the graph: those saved with the optimizer, for the first model that asks.
+
+        Args:
+            model: The model.
+            specs: What the solver remembers.
+            dtype: The precision of the objective.
+        """
+        saved, owner = self._memory.variables, self._memory.owner()
+        seeds = len(ModelState(model).seeds)
+        if saved is not None and saved.fit(specs, dtype) and owner in (None, model):
+            self._memory.owner = weakref.ref(model)
+            self._make_room_for_seeds(seeds)
+            return self._memory.variables
+        made = GraphSolverVariables.make(
+            lambda shape, **named: keras.Variable(np.zeros(shape), **named), specs, dtype, seeds
+        )
+        if saved is None:
+            self._memory.variables, self._memory.owner = made, weakref.ref(model)
+        return made
+
+    def watch(self, run) -> None:
+        """Files carry what this run knows, from here on."""
+        self._memory.run = weakref.ref(run)
+
+    @property
+    def loaded_memory(self) -> RunMemory | None:
+        """What a file has brought and no run has taken yet."""
+        return self._memory.loaded_arrays
+
+    def take_loaded_memory(self) -> RunMemory | None:
+        """The same. It is gone here afterwards."""
+        loaded, self._memory.loaded_arrays = self._memory.loaded_arrays, None
+        return loaded
+
+    def has_lost_memory_of(self, model: keras.Model) -> bool:
+        """Whether a solver has worked on the model before, and neither its file nor compile() has kept what it knew."""
+        models = self._memory.models
+        is_known = model in models or not models
+        models.add(model)
+        is_kept = self.stages[0].is_in_graph or self.loaded_memory is not None
+        return is_known and int(self.iterations.numpy()) > 0 and not is_kept
+
+    def save_own_variables(self, store):
+        """As Keras does, and the arrays of a run that is suspended."""
+        memory, run = None, self._memory.run()
+        if run is not None:
+            memory = run.memory()
+        variables = self._memory.variables
+        own = [] if variables is None else [each for each in variables.all if self._index_of(each) is not None]
+        size = sum(int(np.prod(each.shape)) * np.dtype(each.dtype).itemsize for each in own)
+        size += 0 if memory is None else memory.size
+        left_out = size > 0 and not self._saves(size)
+        skipped = {self._index_of(each) for each in own} if left_out else ()
+        for i, variable in enumerate(self._variables):
+            if i not in skipped:
+                store[str(i)] = np.asarray(variable)
+        if memory is not None and not left_out:
+            for name, array in memory.to_arrays().items():
+                store[_PREFIX + name] = array
+
+    def load_own_variables(self, store):
+        """The inverse, with room for as many seeds as there are in the file."""
+        names = list(store.keys())
+        arrays = {name.removeprefix(_PREFIX): np.array(store[name]) for name in names if name.startswith(_PREFIX)}
+        self._memory.loaded_arrays = RunMemory.from_arrays(arrays) if arrays else None
+        values = {name: store[name] for name in names if not name.startswith(_PREFIX)}
+        variables = self._memory.variables
+        index = None if variables is None else self._index_of(variables.seeds)
+        if index is not None and str(index) in values:
+            self._make_room_for_seeds(values[str(index)].shape[0])
+        for i, variable in enumerate(self._variables):  # those that were left out of the file stay as they are
+            values.setdefault(str(i), np.asarray(variable))
+        super().load_own_variables(values)
+
+    def _saves(self, size):
+        """Whether this many bytes go into files."""
+        if self.save_memory != "auto":
+            return self.save_memory
+        if size > SAVED_BY_DEFAULT and not self._memory.has_said_size:
+            self._memory.has_said_size = True
+            _log.warning(
+                f"The memory of the solver takes {size / 2**20:.0f} MiB and is left out of files: a fit from a file "
+                "starts the solver afresh from the weights. Pass save_memory=True to keep it, or False to hear no more."
+            )
+        return size <= SAVED_BY_DEFAULT
+
+    def _add_solver_variables(self, variables):
+        """Makes the variables of a solver that keeps its memory in them."""
+        stage = self.stages[0]
+        if stage.is_in_graph:
+            specs = stage.remembered(sum(int(np.prod(variable.shape)) for variable in variables))
+            dtype = vector_dtype(variables, self.precision)
+            self._memory.variables = GraphSolverVariables.make(self.add_variable, specs, dtype)
+
+    def _take_loaded(self):
+        """Assigns the values of a .h5 file, which are there before the variables are."""
+        loaded = self._memory.loaded_values
+        if loaded is None:
+            return
+        if not self.built:
+            for variable, value in zip(self._variables, loaded, strict=False):
+                variable.assign(value)
+            return
+        if self._memory.variables is not None:
+            self._make_room_for_seeds(len(loaded[-1]))
+        self._memory.loaded_values = None
+        keras.optimizers.Optimizer.set_weights(self, loaded)
+
+    def _make_room_for_seeds(self, count):
+        """Puts a larger variable in the place of the one there is: an optimizer is built before it knows the seeds."""
+        variables = self._memory.variables
+        index = self._index_of(variables.seeds)
+        if index is not None and variables.seeds.shape[0] < count:
+            seeds = self.add_variable((count, 2), dtype="int64", name="seeds")
+            self._variables[index] = self._variables.pop()
+            self._memory.variables = variables._replace(seeds=seeds)
+
+    def _index_of(self, variable):
+        return next((i for i, each in enumerate(self._variables) if each is variable), None)
+
+
+class _Untracked:
+    """Holds what neither Keras nor TensorFlow shall track: they would wrap and save it."""
+
+    variables = None
+    loaded_values = None
+    loaded_arrays = None
+    has_said_size = False
+
+    def __init__(self):
+        self.owner = self.run = _nobody  # of the variables, and who has the arrays, as weak references
+        self.models = weakref.WeakSet()
+
+
+def _nobody():
+    return None

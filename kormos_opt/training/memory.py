@@ -1,0 +1,79 @@
+"""What a suspended run of a solver in numpy knows, as arrays: files carry them, and a run goes on from them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from kormos_opt.evaluation import Evaluation
+    from kormos_opt.objective.bound_objective import BoundObjective
+
+_OF_SOLVER = "array_"
+
+
+class RunMemory(NamedTuple):
+    """Where a run stands between two iterations.
+
+    Attributes:
+        x: Its last accepted iterate, float64 of shape `(n,)`.
+        fun: f there.
+        jac: The gradient there.
+        first_largest: The largest component of the gradient where the run has begun.
+        counts: Iterates, evaluations and Hessian-vector products so far.
+        seeds: The states of the model's seed generators, of shape `(count, 2)`.
+        arrays: Those of the solver.
+    """
+
+    x: np.ndarray
+    fun: np.ndarray
+    jac: np.ndarray
+    first_largest: np.ndarray
+    counts: np.ndarray
+    seeds: np.ndarray
+    arrays: Mapping[str, np.ndarray]
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> RunMemory:
+        """The inverse of `to_arrays`."""
+        own = {name: arrays[name] for name in cls._fields if name != "arrays"}
+        solvers = {name.removeprefix(_OF_SOLVER): array for name, array in arrays.items() if name not in own}
+        return cls(**own, arrays=solvers)
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """All of it, by name."""
+        own = self._asdict()
+        return {_OF_SOLVER + name: array for name, array in own.pop("arrays").items()} | own
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return sum(array.nbytes for array in self.to_arrays().values())
+
+
+def evaluation_at(objective: BoundObjective, x: np.ndarray, fun: float, jac: np.ndarray, seeds) -> Evaluation | None:
+    """The evaluation from which a run goes on that a file has brought, if the model and its data are still those.
+
+    The weights have to be those of `x`, and f and its gradient what they were. The seed generators are then in the
+    states that the file has brought; else they stay as they are.
+
+    Args:
+        objective: f.
+        x: Where the run stands.
+        fun: f there, as it was.
+        jac: The gradient there, as it was.
+        seeds: The states of the seed generators, of shape `(count, 2)`.
+    """
+    state, parameters = objective.state, objective.parameters
+    if x.shape != (parameters.size,) or not np.array_equal(parameters.round(x), parameters.ravel()):
+        return None
+    usual = state.save()
+    for seed, value in zip(state.seeds, seeds, strict=False):
+        seed.assign(value)
+    evaluation = objective.evaluate(x)
+    if evaluation.fun == fun and np.array_equal(evaluation.jac, jac):
+        return evaluation
+    state.restore(usual)
+    return None
