@@ -23,6 +23,10 @@ def tfp_engine(**arguments):
     return kormos_opt.LBFGS(engine="tfp", **arguments)
 
 
+def graph_engine(**arguments):
+    return kormos_opt.LBFGS(engine="graph", **arguments)
+
+
 def test_the_ancestors_table_to_the_same_loss():
     np.random.seed(1)
     w = np.random.normal(size=50)
@@ -64,7 +68,8 @@ def test_iterates_are_those_of_one_long_call_of_tfp(float64):
 
 
 @pytest.mark.parametrize(
-    ("make", "optimizer"), [(linear, light), (network, tfp_engine), (with_dropout_and_batchnorm, light)]
+    ("make", "optimizer"),
+    [(linear, light), (network, tfp_engine), (network, graph_engine), (with_dropout_and_batchnorm, light)],
 )
 def test_logs_are_those_of_the_accepted_iterate(make, optimizer):
     x, y = regression()
@@ -112,7 +117,9 @@ def test_no_host_callback_in_the_graph(trained):
     assert "PyFunc" not in types and "EagerPyFunc" not in types and "PyFuncStateless" not in types
 
 
-@pytest.mark.parametrize(("make", "optimizer"), [(network, tfp_engine), (with_dropout_and_batchnorm, light)])
+@pytest.mark.parametrize(
+    ("make", "optimizer"), [(network, tfp_engine), (network, graph_engine), (with_dropout_and_batchnorm, graph_engine)]
+)
 def test_stop_and_resume_is_never_stopped(make, optimizer):
     whole, cut, history, rows, *_ = whole_and_pieces(make, (1, 2, 5, 8), optimizer)
     np.testing.assert_array_equal(whole, cut)
@@ -123,6 +130,8 @@ def test_stop_and_resume_is_never_stopped(make, optimizer):
     ("how", "make", "optimizer"),
     [
         ("keras file", network, tfp_engine),
+        ("keras file", network, graph_engine),
+        ("weights file", with_dropout_and_batchnorm, graph_engine),
         ("weights file", network, light),
         ("keras file", with_dropout_and_batchnorm, light),
         ("weights file", with_dropout_and_batchnorm, light),
@@ -201,15 +210,15 @@ def test_backup_and_restore_after_sigkill(tmp_path):
     assert len(after) in (3, 4)
 
 
-def test_scipys_memory_is_not_in_a_file_and_that_is_said(tmp_path, caplog):
+def test_the_memory_of_other_methods_is_not_in_a_file_and_that_is_said(tmp_path, caplog):
     x, y = regression()
-    model = compiled(network())
+    model = compiled(network(), kormos_opt.BFGS())
     model.fit(x, y, epochs=4, verbose=0)
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
     with caplog.at_level("INFO", logger="kormos_opt"):
         history = loaded.fit(x, y, epochs=6, initial_epoch=4, verbose=0).history
-    assert "engine='tfp') keeps it" in caplog.text
+    assert "files carry it of L-BFGS alone" in caplog.text
     assert history["fg_evals"][0] <= 4
     assert int(loaded.optimizer.iterations) == 6
 
@@ -243,7 +252,7 @@ def test_a_start_at_the_optimum_ends_at_once(float64):
     assert len(again.history["loss"]) == 1
 
 
-@pytest.mark.parametrize("optimizer", [tfp_engine, light])
+@pytest.mark.parametrize("optimizer", [tfp_engine, graph_engine, light])
 def test_a_failed_line_search_keeps_the_last_iterate(optimizer):
     """f with a gradient of the wrong sign: no step along it goes down."""
 
@@ -272,7 +281,7 @@ def test_not_finite_at_the_start(value):
         compiled(linear(), tfp_engine()).fit(x, y, verbose=0)
 
 
-@pytest.mark.parametrize("optimizer", [tfp_engine, light])
+@pytest.mark.parametrize("optimizer", [tfp_engine, graph_engine, light])
 def test_nan_at_a_trial_point_is_backed_off_from(optimizer, float64):
     layer = keras.layers.Dense(1, use_bias=False, kernel_initializer=keras.initializers.Constant(0.5))
     model = keras.Sequential([keras.Input((1,)), layer, keras.layers.Lambda(keras.ops.log)])
@@ -346,7 +355,6 @@ def test_arguments(arguments, match):
 def test_engines():
     with pytest.raises(ValueError, match="Received: engine='torch'"):
         kormos_opt.LBFGS(engine="torch")
-    assert kormos_opt.LBFGS(engine="auto").stages[0].name == "L-BFGS-B"
     assert tfp_engine().stages[0].name == "L-BFGS-TFP"
     assert (
         kormos_opt.LBFGS.from_config(tfp_engine(memory=4).get_config()).get_config()
@@ -360,6 +368,18 @@ def test_engines():
         "maxiter",
         "maxfun",
     }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "method"),
+    [({}, "L-BFGS-auto"), ({"bounds": {"kernel": (0, None)}}, "L-BFGS-B"), ({"cache": False}, "L-BFGS-B")],
+)
+def test_auto_takes_what_can_do_the_job_and_says_which(arguments, method):
+    optimizer = kormos_opt.LBFGS(engine="auto", memory=4, options={"maxls": 15}, **arguments)
+    model = compiled(linear(), optimizer)
+    history = model.fit(*regression(), epochs=9, verbose=0).history
+    assert optimizer.result.method == method
+    assert history["loss"][-1] < history["loss"][0]
 
 
 def test_no_bounds_and_no_streams():

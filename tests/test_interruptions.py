@@ -15,6 +15,7 @@ import pytest
 import tensorflow as tf
 import threadpoolctl
 
+import kormos_opt
 from kormos_opt.objective.bound_objective import BoundObjective
 from kormos_opt.optimizers import LBFGS, ScipyBatchOptimizer
 from kormos_opt.solvers import registry
@@ -181,7 +182,7 @@ def test_ctrl_c_between_two_iterations(interruptible):
 
 def test_error_inside_scipy(monkeypatch):
     x, y = regression()
-    model = compiled(network())
+    model = compiled(network(), kormos_opt.BFGS())
     weights = model.get_weights()
 
     def broken(*_, **__):
@@ -263,7 +264,7 @@ def test_deleted_while_suspended():
     x, y = regression()
     references = []
     for _ in range(5):
-        model = compiled(network())
+        model = compiled(network(), kormos_opt.BFGS())
         model.fit(x, y, epochs=1, verbose=0)
         references.append(weakref.ref(model))
     assert len(solver_threads()) >= 1
@@ -287,7 +288,7 @@ def test_data_is_not_kept_after_fit():
 
 def test_recompiling_ends_the_suspended_solver():
     x, y = regression()
-    model = compiled(network())
+    model = compiled(network(), kormos_opt.BFGS())
     model.fit(x, y, epochs=1, verbose=0)
     assert len(solver_threads()) == 1
     model.compile("adam", "mse")

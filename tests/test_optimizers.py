@@ -7,7 +7,7 @@ import scipy.optimize
 from scipy.optimize import Bounds, LinearConstraint, NonlinearConstraint
 
 import kormos_opt
-from kormos_opt.optimizers import LBFGS, METHODS, NAMES, ScipyBatchOptimizer
+from kormos_opt.optimizers import BFGS, LBFGS, METHODS, NAMES, ScipyBatchOptimizer
 from tests.problems import compiled, network, regression
 
 pytestmark = pytest.mark.quick
@@ -22,7 +22,7 @@ SETTINGS = {
     "precision": "float64",
     "name": "mine",
 }
-NOT_SET = {"max_cache_entries": 10, "engine": "scipy"}
+NOT_SET = {"max_cache_entries": 10, "engine": "scipy", "save_memory": "auto"}
 NOT_SET |= dict.fromkeys(("epochs", "pretrain_fn", "bounds", "constraints"))
 
 
@@ -66,13 +66,12 @@ def test_options_reach_scipy(monkeypatch):
         return minimize(*arguments, **keywords)
 
     x, y = regression()
-    model = compiled(network(), LBFGS(memory=4, tol=1e-3, options={"maxls": 9}))
+    model = compiled(network(), BFGS(tol=1e-3, options={"norm": 2}))
     monkeypatch.setattr(scipy.optimize, "minimize", recording)
     model.fit(x, y, epochs=1, verbose=0)
-    assert seen["method"] == "L-BFGS-B"
+    assert seen["method"] == "BFGS"
     assert seen["tol"] == 1e-3
-    assert seen["options"]["maxcor"] == 4
-    assert seen["options"]["maxls"] == 9
+    assert seen["options"]["norm"] == 2
     assert seen["options"]["maxiter"] > 1e9
 
 

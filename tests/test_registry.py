@@ -8,7 +8,7 @@ from scipy.optimize import OptimizeResult
 
 import kormos_opt
 from kormos_opt.graph_solvers.variables import OPTIONS
-from kormos_opt.solvers import EvaluateWithGradient, Iterate, Method, register, registry
+from kormos_opt.solvers import ArraySpec, EvaluateWithGradient, Iterate, Method, register, registry
 from kormos_opt.solvers.testing import drive
 from tests.helpers import flat_weights, quadratic
 from tests.problems import compiled, linear, regression
@@ -152,8 +152,12 @@ def graph_descent(value_and_gradient, state, nit, options):
 
 
 def test_a_solver_in_the_graph_is_one_row_too(tmp_path, float64):
-    shapes = lambda size, options: {"position": (size,), "objective_value": (), "objective_gradient": (size,)}  # noqa: E731
-    register(Method("graph-descent", variables=shapes, step=graph_descent, options={**OPTIONS, "step": 0.05}))
+    names = {"position": "x", "objective_value": "f", "objective_gradient": "x"}
+
+    def variables(size, options):
+        return {name: ArraySpec((size,) if kind == "x" else ()) for name, kind in names.items()}
+
+    register(Method("graph-descent", variables=variables, step=graph_descent, options={**OPTIONS, "step": 0.05}))
     try:
         x, y = regression(dtype="float64")
         models = [compiled(linear(), kormos_opt.ScipyBatchOptimizer(method=name)) for name in NAMES]

@@ -104,14 +104,14 @@ def test_backup_and_restore_restarts_from_the_restored_iterate(tmp_path):
     def backup():
         return keras.callbacks.BackupAndRestore(tmp_path, delete_checkpoint=False)
 
-    model = compiled(network())
+    model, whole = compiled(network()), compiled(network())
+    whole.set_weights(model.get_weights())
     stop = keras.callbacks.LambdaCallback(on_epoch_begin=interrupt)
     with pytest.raises(KeyboardInterrupt):
         model.fit(x, y, epochs=6, callbacks=[backup(), stop], verbose=0)
     again = compiled(network())
     history = again.fit(x, y, epochs=6, callbacks=[backup()], verbose=0)
     assert history.epoch == [3, 4, 5]
-    fresh = compiled(network())
-    fresh.set_weights(model.get_weights())
-    assert history.history == fresh.fit(x, y, epochs=3, verbose=0).history
+    columns = whole.fit(x, y, epochs=6, verbose=0).history
+    assert history.history == {name: column[3:] for name, column in columns.items()}
     assert int(again.optimizer.iterations) == 6

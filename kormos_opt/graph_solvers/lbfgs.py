@@ -164,18 +164,20 @@ def _combination(pairs, coefficients):
     return tf.linalg.matvec(pairs, coefficients, transpose_a=True)
 
 
-register(
-    Method(
-        "L-BFGS-graph",
-        variables=variables,
-        step=step,
-        renew=renew,
-        options={**OPTIONS, "maxls": 20, "memory": 10},
-        tolerances=("ftol", "gtol"),
-        instead="engine='scipy'",
-        reference=(
-            "Byrd, Nocedal and Schnabel, Representations of quasi-Newton matrices and their use in limited memory "
-            "methods (1994)"
-        ),
+for name, fallback in (("L-BFGS-graph", None), ("L-BFGS-auto", "L-BFGS-B")):
+    register(
+        Method(
+            name,
+            variables=variables,
+            step=step,
+            renew=renew,
+            options={**OPTIONS, "maxls": 20, "memory": 10},
+            tolerances=("ftol", "gtol"),
+            instead="engine='scipy'",
+            fallback=fallback,
+            reference=(
+                "Byrd, Nocedal and Schnabel, Representations of quasi-Newton matrices and their use in limited memory "
+                "methods (1994)"
+            ),
+        )
     )
-)

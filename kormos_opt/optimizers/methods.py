@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypedDict
 
 import keras
-import tensorflow as tf
 from typing_extensions import Unpack
 
 from kormos_opt.optimizers.docstrings import documented
@@ -54,7 +53,12 @@ class _OtherSettings(TypedDict, total=False):
     save_memory: bool | Literal["auto"]
 
 
-_METHODS_OF_ENGINES = {"scipy": "L-BFGS-B", "graph": "L-BFGS-graph", "tfp": "L-BFGS-TFP"}
+_METHODS_OF_ENGINES = {
+    "scipy": "L-BFGS-B",
+    "graph": "L-BFGS-graph",
+    "tfp": "L-BFGS-TFP",
+    "auto": "L-BFGS-auto",
+}
 
 
 @keras.saving.register_keras_serializable("kormos_opt")
@@ -74,10 +78,11 @@ class LBFGS(_Named):
         cache: Whether the training data is kept in memory. Defaults to `"auto"`: up to half of the machine's.
         precision: `"model"` or `"float64"`. Defaults to `"model"`.
         name: Name of the optimizer. Defaults to `"lbfgs"`.
-        engine: `"scipy"`, L-BFGS-B; `"tfp"`, TensorFlow Probability's L-BFGS with the Hager-Zhang line search, one
-            iteration of which is one call of one graph, and whose memory is saved with the model; or `"auto"`: tfp on a
-            TPU, else scipy. The options of tfp are `gtol`, `ftol`, `xtol`, `maxls` (iterations of a line search),
-            `maxiter` and `maxfun`. Defaults to `"scipy"`.
+        engine: `"scipy"`, L-BFGS-B; `"graph"`, L-BFGS wholly inside the graph, an epoch in one call, under XLA one
+            program; `"tfp"`, that of TensorFlow Probability with the Hager-Zhang line search; or `"auto"`: graph where
+            it can do the job, scipy with bounds and for data that is streamed or cannot be joined. `result.method` says
+            which. The options of graph and tfp are `gtol`, `ftol`, `xtol`, `maxls` (evaluations or iterations of a line
+            search), `maxiter` and `maxfun`. Defaults to `"scipy"`.
         **kwargs: `bounds`, and the other arguments of `ScipyBatchOptimizer`.
 
     Raises:
@@ -115,7 +120,7 @@ class LBFGS(_Named):
     ):
         if not is_positive_integer(memory):
             raise ValueError(f"Expected a positive integer. Received: memory={memory!r}.")
-        if engine not in (*_METHODS_OF_ENGINES, "auto"):
+        if engine not in _METHODS_OF_ENGINES:
             raise ValueError(f'Expected "scipy", "graph", "tfp" or "auto". Received: engine={engine!r}.')
         super().__init__(
             tol,
@@ -129,13 +134,9 @@ class LBFGS(_Named):
         )
         self.memory = int(memory)
         self.engine = engine
-        is_tpu = isinstance(tf.distribute.get_strategy(), tf.distribute.TPUStrategy)
-        chosen = ("tfp" if is_tpu else "scipy") if engine == "auto" else engine
-        preset = {
-            "L-BFGS-B": {"maxcor": self.memory},
-            **dict.fromkeys(("L-BFGS-graph", "L-BFGS-TFP"), {"memory": self.memory}),
-        }
-        arguments = self.plan.arguments | {"method": _METHODS_OF_ENGINES[chosen], "options": options}
+        preset = dict.fromkeys(_METHODS_OF_ENGINES.values(), {"memory": self.memory})
+        preset["L-BFGS-B"] = {"maxcor": self.memory}
+        arguments = self.plan.arguments | {"method": _METHODS_OF_ENGINES[engine], "options": options}
         self._untracked.plan = Plan(preset, **arguments)
 
     def get_config(self):

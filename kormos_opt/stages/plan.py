@@ -10,7 +10,7 @@ from typing_extensions import Unpack
 from kormos_opt.solvers import registry
 from kormos_opt.stages import constraints
 from kormos_opt.stages.options import check_options, is_positive_integer
-from kormos_opt.stages.stage import GraphStage, SolverStage, Stage
+from kormos_opt.stages.stage import AutoStage, GraphStage, SolverStage, Stage
 
 BoundsLike = Bounds | Sequence[tuple[Any, Any]] | Mapping[str, tuple[Any, Any]] | None
 _PretrainFn = Callable[[keras.Model], Any]
@@ -81,7 +81,17 @@ class Plan:
             "options": {**self._preset.get(method.name, {}), **given},
             "constraints": constraints.as_list(settings["constraints"]),
         }
-        return (GraphStage if method.start is None else SolverStage)(**settings)
+        if method.start is not None:
+            return SolverStage(**settings)
+        if method.fallback is None:
+            return GraphStage(**settings)
+        return AutoStage(**settings, fallback=self._fallback(registry.find(method.fallback), settings, given))
+
+    def _fallback(self, method, settings, given):
+        """The stage of another method, with those of the options that it knows."""
+        known = {name: value for name, value in given.items() if name in method.options}
+        options = {**self._preset.get(method.name, {}), **known}
+        return SolverStage(**{**settings, "method": method, "options": options})
 
 
 def _is_list(value):

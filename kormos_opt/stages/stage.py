@@ -2,6 +2,7 @@
 
 SolverStage     a method in numpy
 GraphStage      a method in the graph
+AutoStage       a method in the graph where it can do the job, else one in numpy
 """
 
 import functools
@@ -28,15 +29,17 @@ class Context(Protocol):
     Attributes:
         parameters: The weights as a vector.
         start: Where to start, float64 of shape `(n,)`.
+        is_whole: Whether the data is dense and in memory.
     """
 
     parameters: "FlatParameters"
     start: np.ndarray
+    is_whole: bool
 
     def memory(self, specs: Mapping[str, ArraySpec]) -> dict[str, np.ndarray]:
         """The arrays for a solver to work on: zeros, or what a file has brought, where that fits."""
 
-    def run(self, solver: Solver, ends_at_resolution: bool) -> "Run":
+    def run(self, solver: Solver, method: Method, ends_at_resolution: bool) -> "Run":
         """A run of a solver in numpy."""
 
     def run_in_graph(self, method: Method, options: Mapping, ends_at_resolution: bool) -> "Run":
@@ -107,7 +110,7 @@ class SolverStage(Stage):
             self.method.unlimited | self.options,
             derivatives=self.method.derivatives != "none",
         )
-        return context.run(solver, self.ends_at_resolution)
+        return context.run(solver, self.method, self.ends_at_resolution)
 
     def _start(self, memory, x0, limits, constraints, options):
         problem = {} if self.tol is None else {"tol": self.tol}
@@ -135,3 +138,25 @@ class GraphStage(Stage):
     def _settings(self):
         tolerances = {} if self.tol is None else dict.fromkeys(self.method.tolerances, self.tol)
         return {**self.method.options, **tolerances, **self.options}
+
+
+@dataclass(frozen=True)
+class AutoStage(GraphStage):
+    """A stage of a method in the graph, with another one for bounds and for data that is streamed or cannot be joined.
+
+    Args:
+        fallback: The other one.
+    """
+
+    fallback: SolverStage
+
+    def check(self, parameters: "FlatParameters") -> None:
+        """Raises what speaks against both."""
+        self.fallback.check(parameters)
+
+    def begin(self, context: Context) -> "Run":
+        """A run of the one that can do the job. Its result names it."""
+        limits = bounds.resolve(self.bounds, context.parameters, self.fallback.method)
+        if context.is_whole and limits is None and not self.constraints:
+            return super().begin(context)
+        return self.fallback.begin(context)

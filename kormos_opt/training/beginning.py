@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from kormos_opt.data.full_batch import WholeTensors
 from kormos_opt.graph_solvers.variables import vector_dtype
 from kormos_opt.objective import precision
 from kormos_opt.solvers.safeguards import safeguard
@@ -73,15 +74,20 @@ class Beginning:
                 _log.warning(Reason.OTHER_MEMORY.message)
         return self._arrays
 
-    def run(self, solver: Solver, ends_at_resolution: bool) -> Run:
+    @property
+    def is_whole(self) -> bool:
+        """Whether the data is dense and in memory."""
+        return isinstance(self._answers.objective.data, WholeTensors)
+
+    def run(self, solver: Solver, method: Method, ends_at_resolution: bool) -> Run:
         """A run of a solver in numpy."""
         evaluation, memory = self._loaded or (None, None)
         resolution = self._resolution(ends_at_resolution)
         solver = safeguard(solver, self._objective.dtype, resolution, evaluation)
         if memory is None:
-            run = SolverRun(solver, self._answers, self._evaluation, self._before, self._arrays)
+            run = SolverRun(solver, self._answers, self._evaluation, self._before, self._arrays, method.name)
         else:
-            run = SolverRun.from_memory(solver, self._answers, evaluation, memory)
+            run = SolverRun.from_memory(solver, self._answers, evaluation, memory, method.name)
         self._optimizer.watch(run)
         return run
 

@@ -50,7 +50,7 @@ class GraphRun(Run):
         method: Method,
         gtol: float,
     ):
-        super().__init__(answers)
+        super().__init__(answers, method.name)
         self._step = step
         self._variables = variables
         self._state = variables.state

@@ -36,6 +36,7 @@ class Run:
 
     Args:
         answers: Who answers its requests in the fit that runs.
+        method: The name of its method, for the result. Defaults to none.
 
     Attributes:
         accepted: The evaluation at the last accepted iterate, at first the starting point. `None` before the first.
@@ -47,8 +48,9 @@ class Run:
         result: The solver's `OptimizeResult` once it has ended, else `None`.
     """
 
-    def __init__(self, answers: Answers):
+    def __init__(self, answers: Answers, method: str = ""):
         self._answers = answers
+        self.method = method
         self.accepted = self.position = self.gradient_norm = self.result = None
         self.nit = self.nfev = self.nhev = 0
 
@@ -121,6 +123,7 @@ class Run:
             nfev=self.nfev,
             njev=0 if accepted.jac is None else self.nfev,
             nhev=self.nhev,
+            method=self.method,
             message=ending.message(**words),
         )
 

@@ -33,6 +33,7 @@ class SolverRun(Run):
         start: The evaluation at the starting point, if it is known. Defaults to `None`.
         before: The run that this one goes on from, whose counts go on too. Defaults to `None`.
         arrays: Those that the solver works on. Defaults to `None`: it cannot be saved.
+        method: The name of its method. Defaults to none.
     """
 
     def __init__(
@@ -42,8 +43,9 @@ class SolverRun(Run):
         start: Evaluation | None = None,
         before: Run | None = None,
         arrays: Mapping[str, np.ndarray] | None = None,
+        method: str = "",
     ):
-        super().__init__(answers)
+        super().__init__(answers, method)
         self._arrays = arrays
         self._solver = solver
         self._request = None
@@ -58,7 +60,9 @@ class SolverRun(Run):
             self._begin(start)
 
     @classmethod
-    def from_memory(cls, solver: Solver, answers: Answers, start: Evaluation, memory: RunMemory) -> "SolverRun":
+    def from_memory(
+        cls, solver: Solver, answers: Answers, start: Evaluation, memory: RunMemory, method: str
+    ) -> "SolverRun":
         """The run that was saved, between two iterations.
 
         Args:
@@ -66,8 +70,9 @@ class SolverRun(Run):
             answers: Who answers its requests.
             start: The evaluation at the last accepted iterate.
             memory: What was saved.
+            method: The name of its method.
         """
-        run = cls(solver, answers, arrays=memory.arrays)
+        run = cls(solver, answers, arrays=memory.arrays, method=method)
         run.position = start.x
         run._begin(start)
         run._first_largest = float(memory.first_largest)
@@ -134,7 +139,7 @@ class SolverRun(Run):
     def _complete(self):
         result, accepted = self.result, self.accepted
         rests_on_step = result.pop("rests_on_step", False)
-        result.update(x=accepted.x, fun=accepted.fun)
+        result.update(x=accepted.x, fun=accepted.fun, method=self.method)
         unsaid = {"success": False, "status": 1, "message": "The solver has ended", "nit": self.nit, "nfev": self.nfev}
         result.update({name: value for name, value in unsaid.items() if name not in result})
         if accepted.jac is None:
