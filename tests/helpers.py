@@ -59,6 +59,18 @@ def whole_and_pieces(make, pieces, optimizer=kormos_opt.LBFGS, **fit):
     return whole.x, cut.x, history, rows, model, copy
 
 
+def two_loop_direction(s, y, gradient):
+    """-H g by algorithm 7.4 of Nocedal and Wright; the rows of `s` and `y` are the pairs, newest last."""
+    q, alphas = gradient.copy(), []
+    for si, yi in zip(s[::-1], y[::-1], strict=True):
+        alphas.append(si @ q / (yi @ si))
+        q -= alphas[-1] * yi
+    q *= s[-1] @ y[-1] / (y[-1] @ y[-1])
+    for si, yi, alpha in zip(s, y, alphas[::-1], strict=True):
+        q += si * (alpha - yi @ q / (yi @ si))
+    return -q
+
+
 def assert_weights(model, weights):
     for now, then in zip(model.get_weights(), weights, strict=True):
         np.testing.assert_array_equal(now, then)

@@ -5,11 +5,13 @@ import inspect
 import numpy as np
 import pytest
 import scipy.optimize
+import tensorflow as tf
 from scipy.optimize import _cobyla_py, _cobyqa_py, _minimize, _trustregion
 
 from kormos_opt.solvers import scipy_options
 from kormos_opt.solvers.scipy_methods import METHODS
 from kormos_opt.solvers.scipy_minimize import _lock
+from tests.helpers import two_loop_direction
 
 pytestmark = pytest.mark.quick
 SCIPY = tuple(int(number) for number in scipy.__version__.split(".")[:2])
@@ -51,12 +53,12 @@ def test_scipy_holds_a_lock_while_cobyla_runs():
     assert _lock("COBYLA") is lock
 
 
-def test_tfp_goes_on_from_its_results():
-    """`minimize` takes the results of an earlier call by these names, which files of models carry too."""
-    from tensorflow_probability.python.optimizer import lbfgs
-
+def test_what_is_taken_from_tfp():
+    """Its results have these names, which files of models carry; its direction is that of the two-loop recursion."""
+    from kormos_opt.graph_solvers.tfp_lbfgs import _tfp
     from kormos_opt.solvers.registry import find
 
+    lbfgs, linesearch, point = _tfp()
     state = find("L-BFGS-TFP").variables(3, {"memory": 2})
     assert list(state) == [
         "position",
@@ -67,5 +69,12 @@ def test_tfp_goes_on_from_its_results():
     ]
     others = {"converged", "failed", "num_iterations", "num_objective_evaluations"}
     assert set(lbfgs.LBfgsOptimizerResults._fields) == {*state, *others}
-    arguments = inspect.signature(lbfgs.minimize).parameters
-    assert {"previous_optimizer_results", "num_correction_pairs", "max_line_search_iterations"} <= arguments.keys()
+    arguments = list(inspect.signature(linesearch.hager_zhang).parameters)
+    assert arguments[1:4] == ["initial_step_size", "value_at_initial_step", "value_at_zero"]
+    assert point._fields == ("x", "f", "df", "full_gradient")
+
+    rng = np.random.default_rng(0)
+    s, gradient = rng.normal(size=(2, 3)), rng.normal(size=3)
+    y = s * [1.0, 2.0, 5.0]
+    results = lbfgs.LBfgsOptimizerResults(False, False, tf.constant(7), 0, None, None, gradient, s, y)
+    np.testing.assert_allclose(lbfgs._get_search_direction(results), two_loop_direction(s, y, gradient), rtol=1e-12)

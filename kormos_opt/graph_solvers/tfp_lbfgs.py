@@ -1,7 +1,7 @@
-"""L-BFGS of TensorFlow Probability, one iteration a call.
+"""L-BFGS of TensorFlow Probability: its directions and its line search.
 
-TFP is imported here alone, and on first use. Its own tests of convergence are switched off: with a tolerance of 0 they
-end a float32 run whose f has not changed as converged, and the relative one is wrong for negative f.
+TFP is imported here alone, and on first use. Its loop is left out: it would make three evaluations an iteration, and
+its tests of convergence end a float32 run whose f has not changed as converged.
 """
 
 import functools
@@ -14,7 +14,7 @@ from kormos_opt.graph_solvers.variables import OPTIONS
 from kormos_opt.solvers.base import ArraySpec
 from kormos_opt.solvers.registry import Method, register
 
-_NEVER = -1.0
+_SUFFICIENT_DECREASE, _CURVATURE = 1e-4, 0.9  # of the strong Wolfe conditions at step 1
 
 
 def variables(size: int, options: Mapping) -> dict[str, ArraySpec]:
@@ -39,7 +39,8 @@ def variables(size: int, options: Mapping) -> dict[str, ArraySpec]:
 def step(
     value_and_gradient: Callable, state: Mapping[str, tf.Tensor], nit: tf.Tensor, options: Mapping
 ) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
-    """One iteration with the line search of Hager and Zhang.
+    """One iteration. Step 1 is tried first; the line search of Hager and Zhang, which would bracket before it looks
+    whether step 1 will do, follows where it does not satisfy the strong Wolfe conditions.
 
     Args:
         value_and_gradient: f and its gradient at a float64 tensor of shape `(n,)`.
@@ -51,28 +52,34 @@ def step(
         The next state, and whether the line search failed or ended above the f where it began. Then the state is the
         one it was.
     """
-    lbfgs = _lbfgs()
-    previous = lbfgs.LBfgsOptimizerResults(
-        converged=tf.constant(False),
-        failed=tf.constant(False),
-        num_iterations=nit,
-        num_objective_evaluations=tf.constant(0),
-        **state,
+    lbfgs, linesearch, Point = _tfp()  # noqa: N806  a class
+    x, fun, jac = (state[name] for name in ("position", "objective_value", "objective_gradient"))
+    direction = lbfgs._get_search_direction(
+        lbfgs.LBfgsOptimizerResults(False, False, num_iterations=nit, num_objective_evaluations=0, **state)
     )
-    after = lbfgs.minimize(
-        value_and_gradient,
-        initial_position=None,
-        previous_optimizer_results=previous,
-        num_correction_pairs=options["memory"],
-        tolerance=_NEVER,
-        x_tolerance=_NEVER,
-        f_relative_tolerance=_NEVER,
-        f_absolute_tolerance=_NEVER,
-        max_iterations=nit + 1,
-        max_line_search_iterations=options["maxls"],
-    )
-    failed = after.failed | ~(after.objective_value <= state["objective_value"])
-    return {name: tf.where(failed, value, getattr(after, name)) for name, value in state.items()}, failed
+    at_zero = Point(tf.zeros_like(fun), fun, tf.reduce_sum(jac * direction), jac)
+
+    def along(length):
+        value, gradient = value_and_gradient(x + length * direction)
+        return Point(length, value, tf.reduce_sum(gradient * direction), gradient)
+
+    def search():
+        found = linesearch.hager_zhang(along, tf.ones_like(fun), at_one, at_zero, max_iterations=options["maxls"])
+        return found.left, found.converged
+
+    at_one = along(tf.ones_like(fun))
+    is_lower = at_one.f <= fun + _SUFFICIENT_DECREASE * at_zero.df
+    is_found = is_lower & (tf.abs(at_one.df) <= -_CURVATURE * at_zero.df)
+    found, converged = tf.cond(is_found, lambda: (at_one, tf.constant(True)), search)
+    failed = ~converged | ~(found.f <= fun)
+    after = {
+        "position": x + found.x * direction,
+        "objective_value": found.f,
+        "objective_gradient": found.full_gradient,
+        "position_deltas": tf.concat([state["position_deltas"][1:], [found.x * direction]], axis=0),
+        "gradient_deltas": tf.concat([state["gradient_deltas"][1:], [found.full_gradient - jac]], axis=0),
+    }
+    return {name: tf.where(failed, state[name], after[name]) for name in state}, failed
 
 
 def check_installed() -> None:
@@ -86,10 +93,11 @@ def check_installed() -> None:
 
 
 @functools.cache
-def _lbfgs():
-    from tensorflow_probability.python.optimizer import lbfgs
+def _tfp():
+    """The modules of the direction and of the line search, and the class of a point on a line."""
+    from tensorflow_probability.python.optimizer import bfgs_utils, lbfgs, linesearch
 
-    return lbfgs
+    return lbfgs, linesearch, bfgs_utils.ValueAndGradient
 
 
 register(

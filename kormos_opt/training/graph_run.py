@@ -130,11 +130,10 @@ class GraphRun(Run):
         evaluation = self._objective.evaluate(x)
         self._objective.check_start(evaluation)
         self.nfev = 1
-        for variable in self._variables.all:
-            variable.assign(tf.zeros(variable.shape, variable.dtype))
-        self._state["position"].assign(x)
-        self._state["objective_value"].assign(evaluation.fun)
-        self._state["objective_gradient"].assign(evaluation.jac)
+        values = dict(zip(_POINT, (x, evaluation.fun, evaluation.jac), strict=True))
+        for name, variable in self._state.items():
+            variable.value.assign(tf.cast(values.get(name, tf.zeros(variable.shape)), variable.dtype))
+        self._variables.nit.assign(0)
         self._variables.nfev.assign(1)
         self._variables.seeds.assign(self._seeds())
         self._variables.is_running.assign(1)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from kormos_opt.graph_solvers.line_search import dot
 from kormos_opt.solvers.endings import Ending
 from kormos_opt.solvers.numerics import NEGLIGIBLE_FACTOR, finite_stand_in, is_hidden
 
@@ -130,16 +131,19 @@ class GraphStep:
     def _at_points_of(self, evaluate, data, state):
         """f and its gradient as the solver asks for them, with what leads back from NaN."""
         start, fun_at_start, gradient_at_start = (state[name] for name in _POINT)
-        slopes = tf.cast(gradient_at_start, tf.float64)
 
         def value_and_gradient(x):
             fun, jac, moving_statistics, logs = evaluate(tf.cast(x, tf.float64), *data)
-            step = tf.cast(x, tf.float64) - tf.cast(start, tf.float64)
-            slope = tf.reduce_sum(slopes * step)
-            self._trace.add(fun, tf.abs(slope), logs, moving_statistics)
-            squared = tf.reduce_sum(step * step)
-            stand_in, back = finite_stand_in(fun_at_start, slope, step, squared, tf.minimum)
-            is_finite = tf.math.is_finite(fun) & tf.math.is_finite(tf.reduce_sum(jac))
+
+            def slope():
+                return dot(gradient_at_start, x - start)
+
+            self._trace.add(fun, lambda: tf.abs(slope()), logs, moving_statistics)
+            is_finite = tf.math.is_finite(fun) & tf.reduce_all(tf.math.is_finite(jac))
+            nothing = tf.zeros((), tf.float64), tf.ones((), tf.float64)
+            slope_here, squared = tf.cond(is_finite, lambda: nothing, lambda: (slope(), dot(x - start, x - start)))
+            step = tf.cast(x - start, tf.float64)
+            stand_in, back = finite_stand_in(fun_at_start, slope_here, step, squared, tf.minimum)
             return tf.where(is_finite, fun, stand_in), tf.cast(tf.where(is_finite, jac, back), x.dtype)
 
         return value_and_gradient
@@ -147,16 +151,16 @@ class GraphStep:
     def _ending(self, before, after, failed, nit, nfev):
         """Whether the iterations end here, and why: the first that holds."""
         options = self._options
-        x, fun, jac = (tf.cast(after[name], tf.float64) for name in _POINT)
-        old_x, old_fun, old_jac = (tf.cast(before[name], tf.float64) for name in _POINT)
+        x, fun, jac = (after[name] for name in _POINT)
+        old_x, old_fun, old_jac = (before[name] for name in _POINT)
         step = x - old_x
         scale = tf.maximum(tf.maximum(tf.abs(old_fun), tf.abs(fun)), 1.0)
-        ends = [(_GRADIENT, tf.reduce_max(tf.abs(jac)) <= options["gtol"])]
+        ends = [(_GRADIENT, tf.reduce_max(tf.abs(jac)) <= tf.cast(options["gtol"], jac.dtype))]
         if self._resolution is not None:
-            ends.append((_RESOLUTION, self._hides(tf.abs(tf.reduce_sum(old_jac * step)), fun)))
+            ends.append((_RESOLUTION, self._hides(tf.abs(dot(old_jac, step)), fun)))
         ends.append((_REDUCTION, (old_fun - fun) / scale <= options["ftol"]))
         if options["xtol"] > 0:
-            ends.append((_SHORT_STEP, tf.norm(step) < options["xtol"]))
+            ends.append((_SHORT_STEP, dot(step, step) < options["xtol"] ** 2))
         if options["maxiter"] is not None:
             ends.append((_MAXITER, nit >= options["maxiter"]))
         if options["maxfun"] is not None:
@@ -212,12 +216,12 @@ class _Trace:
         self._rows.assign(tf.fill(self._rows.shape, tf.constant(np.inf, tf.float64)))
         self.count.assign(0)
 
-    def add(self, fun, change, logs, moving_statistics) -> None:
-        """Takes an evaluation."""
+    def add(self, fun, change: Callable, logs, moving_statistics) -> None:
+        """Takes an evaluation. `change` says by how much f was to change at its point."""
         leaves = tf.nest.flatten((logs, moving_statistics))
         row = [tf.reshape(tf.cast(leaf, tf.float64), (-1,)) for leaf in (fun, *leaves)]
         slot = tf.math.floormod(self.count, _TRACED)
-        self.first_change.assign(tf.where(self.count == 0, change, self.first_change))
+        self.first_change.assign(tf.cond(self.count == 0, change, self.first_change.read_value))
         self._rows.scatter_nd_update([[slot]], [tf.concat(row, axis=0)])
         self.count.assign_add(1)
 
