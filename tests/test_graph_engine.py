@@ -1,4 +1,4 @@
-"""The engines in the graph: the same optimum as scipy's, one graph call per epoch, exact resuming from files, errors."""
+"""The engines in the graph: the optimum of scipy, one graph call per epoch, exact resuming from files, errors."""
 
 import os
 import signal
@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -119,6 +120,8 @@ def test_stop_and_resume_is_never_stopped(make, optimizer):
     [
         ("keras file", network, tfp_engine),
         ("keras file", network, graph_engine),
+        ("keras file", with_dropout_and_batchnorm, kormos_opt.LBFGS),
+        ("weights file", with_dropout_and_batchnorm, kormos_opt.LBFGS),
         ("weights file", with_dropout_and_batchnorm, graph_engine),
         ("weights file", network, light),
         ("keras file", with_dropout_and_batchnorm, light),
@@ -144,6 +147,64 @@ def test_a_file_carries_the_run(how, make, optimizer, tmp_path, float64):
     np.testing.assert_array_equal(flat_weights(cut), flat_weights(loaded))
 
 
+@pytest.mark.parametrize("precision", ["model", "float64"])
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_many_iterations_in_a_call_are_one_in_each(precision, jit_compile):
+    """With a metric and BatchNorm, whose statistics advance inside the graph."""
+    whole, cut = (
+        compiled(with_dropout_and_batchnorm(), graph_engine(precision=precision, **more), jit_compile=jit_compile)
+        for more in ({"iterations_per_epoch": 6}, {})
+    )
+    cut.set_weights(whole.get_weights())
+    for one, other in zip(whole.non_trainable_variables, cut.non_trainable_variables, strict=True):
+        other.assign(one)
+    rows = [each.fit(*regression(), epochs=n, verbose=0).history for each, n in ((whole, 2), (cut, 12))]
+    np.testing.assert_array_equal(flat_weights(whole), flat_weights(cut))
+    np.testing.assert_array_equal(whole.non_trainable_variables[0], cut.non_trainable_variables[0])
+    assert rows[0] == {name: column[5::6] for name, column in rows[1].items()}
+
+
+def test_limits_end_in_the_middle_of_a_call():
+    model = compiled(network(), graph_engine(iterations_per_epoch=20, options={"maxiter": 7}))
+    history = model.fit(*regression(), epochs=5, verbose=0).history
+    assert len(history["loss"]) == 1
+    assert model.optimizer.result.nit == 7
+    assert model.optimizer.result.message.startswith("Stopped: options={'maxiter': ...} is reached")
+
+
+def size_of_memory(path):
+    with h5py.File(path) as file:
+        names = []
+        file.visit(names.append)
+        return sum(file[name].nbytes for name in names if isinstance(file[name], h5py.Dataset) and "optimizer" in name)
+
+
+@pytest.mark.parametrize("engine", ["scipy", "graph"])
+def test_memory_is_left_out_of_files_on_request_or_where_it_is_large(engine, tmp_path, monkeypatch, caplog):
+    x, y = regression()
+    for save_memory, limit, is_kept, words in (
+        (True, 0, True, 0),
+        (False, 1e9, False, 0),
+        ("auto", 1e9, True, 0),
+        ("auto", 0, False, 1),
+    ):
+        caplog.clear()
+        monkeypatch.setattr("kormos_opt.optimizers.solver_memory.SAVED_BY_DEFAULT", limit)
+        model = compiled(network(), kormos_opt.LBFGS(engine=engine, save_memory=save_memory))
+        model.fit(x, y, epochs=4, verbose=0)
+        for _ in range(2):
+            model.save_weights(tmp_path / "model.weights.h5")
+        assert (size_of_memory(tmp_path / "model.weights.h5") > 1000) == is_kept
+        ours = [record.getMessage() for record in caplog.records if record.name == "kormos_opt"]
+        assert len(ours) == words
+        assert all("Pass save_memory=True to keep it" in message for message in ours)
+        loaded = compiled(keras.models.clone_model(model), kormos_opt.LBFGS(engine=engine, save_memory=save_memory))
+        loaded.optimizer.build(loaded.trainable_variables)
+        loaded.load_weights(tmp_path / "model.weights.h5")
+        whole, resumed = (each.fit(x, y, epochs=6, initial_epoch=4, verbose=0).history for each in (model, loaded))
+        assert (whole == resumed) == is_kept
+
+
 def test_other_weights_or_data_start_afresh(tmp_path):
     x, y = regression()
     model = compiled(network(), light())
@@ -156,6 +217,7 @@ def test_other_weights_or_data_start_afresh(tmp_path):
 KILLED = """
     import os, signal, sys
     import numpy as np, keras
+    import kormos_opt
     from tests.light_solver import light, register_light_solver
     from tests.problems import compiled, network, regression
 
@@ -163,8 +225,8 @@ KILLED = """
     keras.utils.set_random_seed(0)
     keras.config.set_floatx("float64")
     keras.config.set_dtype_policy("float64")
-    folder, kill_at = sys.argv[1], int(sys.argv[2])
-    model = compiled(network(), light())
+    folder, kill_at, engine = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+    model = compiled(network(), light() if engine == "light" else kormos_opt.LBFGS(engine=engine))
 
     def kill(epoch, logs):
         print(epoch, logs["loss"].hex(), flush=True)
@@ -177,14 +239,15 @@ KILLED = """
 """
 
 
-def test_backup_and_restore_after_sigkill(tmp_path):
+@pytest.mark.parametrize("engine", ["scipy", "graph", "light"])
+def test_backup_and_restore_after_sigkill(engine, tmp_path):
     """Killed at the end of an epoch before its backup is written: that epoch is run again, all others once."""
     script = tmp_path / "train.py"
     script.write_text(textwrap.dedent(KILLED))
 
     def run(folder, kill_at):
         environment = {**os.environ, "PYTHONPATH": os.getcwd()}
-        command = [sys.executable, str(script), folder, str(kill_at)]
+        command = [sys.executable, str(script), folder, str(kill_at), engine]
         done = subprocess.run(command, capture_output=True, text=True, env=environment)
         return done.returncode, [tuple(line.split()) for line in done.stdout.splitlines()]
 
