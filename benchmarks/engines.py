@@ -1,13 +1,17 @@
-"""L-BFGS of scipy against that of TFP in the graph, on the problems of `overhead` and on one with a million weights.
+"""The engines of L-BFGS against each other and against other packages, on the problems of `overhead`.
 
-python -m benchmarks.engines [--data FOLDER] [--problem PART] [--iterations 50]
+    python -m benchmarks.engines [--data FOLDER] [--problem PART] [--dtype float32] [--only TABLES]
 
-Each fit is a process of its own, for its peak memory. Both engines run the same model from the same weights.
+solve        seconds to the loss that fit has after 50 iterations with scipy, of whole fits in one epoch. Contenders
+             take turns in one process for each problem and dtype; medians of five. A first call traces and compiles.
+arithmetic   what an iteration costs beside the evaluations, by the number of weights.
+memory       the peak of a fit in a process of its own.
 """
 
 import argparse
 import functools
 import json
+import logging
 import resource
 import subprocess
 import sys
@@ -16,99 +20,237 @@ import time
 import keras
 import numpy as np
 import pandas as pd
+import tensorflow as tf
 
 import kormos_opt
-from benchmarks.problems import PROBLEMS, Problem
+from benchmarks import rivals
+from benchmarks.problems import PROBLEMS
+from kormos_opt.graph_solvers import lbfgs
+from kormos_opt.solvers.base import Iterate
+from kormos_opt.solvers.scipy_lbfgsb import minimize
+
+RUNS = 5
+ITERATIONS = 50
+ENGINES = ("scipy", "graph", "tfp")
 
 
-def million(data):
-    """A tanh network 784-1000-200-10 with a penalty on 2000 random rows: 987,210 weights."""
-    del data
-    rng = np.random.default_rng(0)
-    dense = functools.partial(keras.layers.Dense, kernel_regularizer=keras.regularizers.L2(1e-4))
+class Fit:
+    """A model that is fitted over and over from the same weights, in one epoch of as many iterations as it takes.
 
-    def build():
-        return keras.Sequential([keras.Input((784,)), dense(1000, "tanh"), dense(200, "tanh"), dense(10, "softmax")])
+    Args:
+        problem: The problem.
+        engine: Of L-BFGS.
+        dtype: Of the objective.
+        jit_compile: Whether XLA compiles it.
+    """
 
-    labels = keras.utils.to_categorical(rng.integers(0, 10, 2000), 10)
-    return Problem(build, rng.normal(size=(2000, 784)).astype("float32"), labels, "categorical_crossentropy", (2000,))
+    def __init__(self, problem, engine, dtype, jit_compile):
+        keras.utils.set_random_seed(0)
+        self._problem = problem
+        self._model = problem.build()
+        self._weights = self._model.get_weights()
+        precision = "float64" if dtype == "float64" else "model"
+        self._optimizer = kormos_opt.LBFGS(engine=engine, precision=precision, options={"gtol": 0.0, "ftol": 0.0})
+        self._model.compile(optimizer=self._optimizer, loss=problem.loss, jit_compile=jit_compile)
+        begin = time.perf_counter()
+        self._fit(epochs=1)
+        self.first = time.perf_counter() - begin
+
+    def reach(self, target=None):
+        """Finds how many iterations the target takes, 50 without one. Returns the loss then."""
+        model = self._model
+
+        def look(epoch, logs):
+            model.stop_training |= target is not None and logs["loss"] <= target
+
+        epochs = ITERATIONS if target is None else 10 * ITERATIONS
+        history = self._fit(epochs=epochs, callbacks=[keras.callbacks.LambdaCallback(on_epoch_end=look)])
+        self.iterations, self.evaluations = len(history["loss"]), history["fg_evals"][-1]
+        self._optimizer.iterations_per_epoch = self.iterations
+        return history["loss"][-1]
+
+    def __call__(self):
+        """Seconds of a whole fit."""
+        begin = time.perf_counter()
+        self._fit(epochs=1)
+        return time.perf_counter() - begin
+
+    def _fit(self, **arguments):
+        self._model.set_weights(self._weights)
+        return self._model.fit(self._problem.x, self._problem.y, verbose=0, **arguments).history
 
 
-ALL = {**PROBLEMS, "tanh network 784-1000-200-10, 2000 rows": million}
-
-
-def measure(name: str, engine: str, data: str | None, iterations: int, jit_compile: bool, target: float | None) -> dict:
-    """One fit of `iterations`; with `target` of at most ten times as many, to the first loss at or below it."""
-    keras.utils.set_random_seed(0)
-    problem = ALL[name](data)
-    model = problem.build()
-    options = {"gtol": 0.0, "ftol": 0.0}
-    optimizer = kormos_opt.LBFGS(engine=engine, options=options)
-    model.compile(optimizer=optimizer, loss=problem.loss, jit_compile=jit_compile)
-    model.fit(problem.x, problem.y, epochs=1, verbose=0)  # traces
-    clock = Clock(target)
-    epochs = iterations if target is None else 10 * iterations
-    history = model.fit(problem.x, problem.y, epochs=epochs, initial_epoch=1, callbacks=[clock], verbose=0).history
-    count = len(history["loss"])
-    return {
-        "loss": history["loss"][min(count, iterations - 1) - 1],
-        "ms/iteration": 1e3 * clock.seconds / count,
-        "evaluations/iteration": (history["fg_evals"][-1] - history["fg_evals"][0]) / max(count - 1, 1),
-        "seconds to loss": clock.seconds if target is None or history["loss"][-1] <= target else None,
-        "peak, GiB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+def solve(name, data, dtype):
+    """One problem in one dtype: a row for each contender."""
+    problem = PROBLEMS[name](data)
+    fits, rows, target = {}, [], None
+    for jit_compile in (False, True):
+        for engine in ENGINES:
+            fits[engine, jit_compile] = fit = Fit(problem, engine, dtype, jit_compile)
+            loss = fit.reach(target)
+            target = loss * (1 + 1e-6) if target is None else target
+    contenders = {f"fit, engine {engine}{', XLA' * xla}": fit for (engine, xla), fit in fits.items()}
+    start = fits["scipy", False]._weights
+    others = {
+        "optax, jitted": functools.partial(rivals.optax_lbfgs, name, problem, start, target, dtype),
+        "torch, strong Wolfe": functools.partial(rivals.torch_lbfgs, name, problem, start, target, dtype),
+        "tfp by hand": functools.partial(rivals.tfp_lbfgs, problem, target, dtype),
+        "scipy by hand": functools.partial(rivals.scipy_by_hand, problem, target, dtype),
+        "scipy by hand, XLA": functools.partial(rivals.scipy_by_hand, problem, target, dtype, True),
     }
+    first = {label: fit.first for label, fit in contenders.items()}
+    for label, make in others.items():
+        begin = time.perf_counter()
+        contender = make()
+        if contender is not None:
+            contender()
+            first[label] = time.perf_counter() - begin
+            contenders[label] = contender
+    seconds = {label: [] for label in contenders}
+    for _ in range(RUNS):
+        for label, contender in contenders.items():
+            seconds[label].append(contender())
+    medians = {label: float(np.median(each)) for label, each in seconds.items()}
+    for label, contender in contenders.items():
+        is_fit = isinstance(contender, Fit)
+        rows.append(
+            {
+                "problem": name,
+                "dtype": dtype,
+                "by": label,
+                "seconds": medians[label],
+                "/ optax": medians[label] / medians["optax, jitted"],
+                "/ fit, engine scipy": medians[label] / medians["fit, engine scipy" + ", XLA" * ("XLA" in label)],
+                "iterations": contender.iterations if is_fit else np.nan,
+                "evaluations / iteration": contender.evaluations / contender.iterations if is_fit else np.nan,
+                "first call, s": first[label],
+            }
+        )
+    return rows
 
 
-class Clock(keras.callbacks.Callback):
-    """Takes the seconds of a fit, and ends it at a target."""
-
-    def __init__(self, target):
-        super().__init__()
-        self.target = target
-
-    def on_train_begin(self, logs=None):
-        self.start = time.perf_counter()
-
-    def on_epoch_end(self, epoch, logs=None):
-        self.seconds = time.perf_counter() - self.start
-        if self.target is not None and logs["loss"] <= self.target:
-            self.model.stop_training = True
+def arithmetic(largest):
+    """Milliseconds an iteration of the solvers alone, on a quadratic, without its evaluations."""
+    rows = []
+    for size in (10**4, 10**5, 10**6, 10**7):
+        if size > largest:
+            break
+        diagonal = np.logspace(0, 3, size)
+        scipy, graph = _lbfgsb_alone(size, diagonal), _graph_alone(size, diagonal)
+        rows.append({"weights": size, "L-BFGS-B, ms": scipy, "graph, ms": graph, "ratio": graph / scipy})
+    return rows
 
 
-def in_a_process(**arguments) -> dict:
-    """`measure` in a process of its own."""
+def _lbfgsb_alone(size, diagonal, iterations=25, counted=10):
+    solver, answer, seconds = minimize(np.ones(size), ftol=0.0, gtol=0.0), None, []
+    while len(seconds) < iterations:
+        begin, spent = time.perf_counter(), 0.0
+        while True:
+            request = solver.send(answer)
+            spent += time.perf_counter() - begin
+            if isinstance(request, Iterate):
+                break
+            gradient = diagonal * request.x
+            answer, begin = (float(request.x @ gradient) / 2, gradient), time.perf_counter()
+        answer = None
+        seconds.append(spent)
+    return 1e3 * float(np.median(seconds[-counted:]))
+
+
+def _graph_alone(size, diagonal, iterations=10):
+    """The step in float32, many in one call, less the same evaluations alone."""
+    diagonal = tf.constant(diagonal, tf.float32)
+    options = {"memory": 10, "maxls": 20}
+    specs = lbfgs.variables(size, options)
+    variables = {name: tf.Variable(tf.zeros(spec.shape, spec.dtype or "float32")) for name, spec in specs.items()}
+
+    def value_and_gradient(x):
+        gradient = diagonal * x
+        return tf.cast(tf.reduce_sum(gradient * x) / 2, tf.float64), gradient
+
+    @tf.function(jit_compile=True, autograph=False)
+    def steps(count):
+        def step(i, state):
+            after, _ = lbfgs.step(value_and_gradient, state, i, options)
+            return i + 1, after
+
+        state = {name: tf.identity(variable) for name, variable in variables.items()}
+        _, state = tf.while_loop(lambda i, *_: i < count, step, (0, state))
+        for name, value in state.items():
+            variables[name].assign(value)
+        return state["objective_value"]
+
+    @tf.function(jit_compile=True, autograph=False)
+    def evaluations(count):
+        def evaluate(i, x, total):
+            fun, gradient = value_and_gradient(x)
+            return i + 1, x - 1e-6 * gradient, total + fun
+
+        start = 0, variables["position"].read_value(), tf.zeros((), tf.float64)
+        return tf.while_loop(lambda i, *_: i < count, evaluate, start)[2]
+
+    variables["position"].assign(tf.ones(size))
+    fun, gradient = value_and_gradient(tf.ones(size))
+    variables["objective_value"].assign(fun)
+    variables["objective_gradient"].assign(gradient)
+    seconds = {steps: [], evaluations: []}
+    for _ in range(RUNS + 2):
+        for function, each in seconds.items():
+            begin = time.perf_counter()
+            float(function(tf.constant(iterations)))
+            each.append((time.perf_counter() - begin) / iterations)
+    with_steps, without = (float(np.median(each[2:])) for each in seconds.values())
+    return 1e3 * (with_steps - without)
+
+
+def memory(name, data, engine, jit_compile):
+    """GiB at the peak of a fit."""
+    Fit(PROBLEMS[name](data), engine, "float32", jit_compile).reach()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def in_a_process(**arguments):
+    """What `--measure` prints, in a process of its own."""
     command = [sys.executable, "-m", "benchmarks.engines", "--measure", json.dumps(arguments)]
     return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
 
 
 def main() -> None:
-    """Prints the table."""
+    """Prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", help="folder with mnist.npz and ml-latest-small/")
     parser.add_argument("--problem", default="", help="only those whose name contains this")
-    parser.add_argument("--iterations", type=int, default=50)
+    parser.add_argument("--dtype", default="float32,float64", help="of the table of solving")
+    parser.add_argument("--only", default="solve,arithmetic,memory", help="tables, separated by commas")
+    parser.add_argument("--largest", type=int, default=10**7, help="number of weights in the table of arithmetic")
     parser.add_argument("--measure", type=json.loads, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    logging.getLogger("kormos_opt").setLevel("ERROR")  # every fit starts from weights that were set
     if arguments.measure:
-        print(json.dumps(measure(**arguments.measure)))
+        kind = arguments.measure.pop("kind")
+        print(json.dumps({"solve": solve, "memory": memory}[kind](**arguments.measure)))
         return
-    rows = []
-    for name in ALL:
-        for jit_compile in (False, True):
-            if arguments.problem not in name:
-                continue
-            common = {
-                "name": name,
-                "data": arguments.data,
-                "iterations": arguments.iterations,
-                "jit_compile": jit_compile,
-            }
-            scipy = in_a_process(engine="scipy", target=None, **common)
-            tfp = in_a_process(engine="tfp", target=scipy["loss"], **common)
-            for engine, row in (("scipy", scipy), ("tfp", tfp)):
-                rows.append({"problem": name, "XLA": jit_compile, "engine": engine, **row})
-                print(rows[-1], file=sys.stderr, flush=True)
-    print(pd.DataFrame(rows).to_markdown(index=False, floatfmt=".3g"))
+    names = [name for name in PROBLEMS if arguments.problem in name]
+    for table in arguments.only.split(","):
+        if table == "solve":
+            rows = [
+                row
+                for name in names
+                for dtype in arguments.dtype.split(",")
+                for row in in_a_process(kind="solve", name=name, data=arguments.data, dtype=dtype)
+            ]
+        elif table == "arithmetic":
+            rows = arithmetic(arguments.largest)
+        else:
+            common = {"kind": "memory", "data": arguments.data}
+            rows = [
+                {"problem": name, "XLA": xla, "engine": engine}
+                | {"peak, GiB": in_a_process(name=name, engine=engine, jit_compile=xla, **common)}
+                for name in names
+                for xla in (False, True)
+                for engine in ENGINES
+            ]
+        print(f"\n{table}\n\n{pd.DataFrame(rows).to_markdown(index=False, floatfmt='.3g')}", flush=True)
 
 
 if __name__ == "__main__":

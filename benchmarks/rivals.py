@@ -1,35 +1,47 @@
-"""The same problems by other means: optax's L-BFGS in JAX, jitted as a whole."""
+"""The same problems by other means, to a target: each returns a function that solves and returns seconds, or NaN."""
 
+import importlib.util
+import subprocess
+import sys
+import tempfile
 import time
 
-import jax
-import jax.numpy as jnp
+import keras
 import numpy as np
-import optax
+import scipy.optimize
+import tensorflow as tf
+
+from benchmarks.hand_written import MEMORY, MOST, OBJECTIVES
+from benchmarks.problems import by_hand
 
 
-def optax_lbfgs(name, problem, start, target, most=1000):
-    """Minimizes with `optax.lbfgs` until the loss is at most `target`.
+class _TargetReachedError(Exception):
+    """The target."""
+
+
+def optax_lbfgs(name, problem, start, target, dtype="float32"):
+    """`optax.lbfgs` in JAX, jitted as a whole.
 
     Args:
         name: Name of the problem in `benchmarks.problems.PROBLEMS`.
         problem: The problem.
         start: The model's initial weights, a list of arrays.
         target: The loss to reach.
-        most: Iterations after which it gives up.
-
-    Returns:
-        A function that solves and returns the seconds it took, or NaN if it gave up.
+        dtype: Of weights and data. Defaults to `"float32"`.
     """
-    x = jax.tree.map(jnp.asarray, problem.x)
-    y = jnp.asarray(problem.y, "float32")
-    fun = _OBJECTIVES[name](x, y)
-    solver = optax.lbfgs(memory_size=10)
+    import jax
+    import jax.numpy as jnp
+    import optax
+
+    jax.config.update("jax_enable_x64", dtype == "float64")
+    x = jax.tree.map(lambda a: jnp.asarray(a, dtype if a.dtype.kind == "f" else "int32"), problem.x)
+    fun = OBJECTIVES[name](jnp, jax.nn.log_softmax, x, jnp.asarray(problem.y, dtype))
+    solver = optax.lbfgs(memory_size=MEMORY)
     value_and_gradient = optax.value_and_grad_from_state(fun)
 
     def go_on(carry):
         _, state, iteration = carry
-        return (iteration < most) & ~(optax.tree.get(state, "value") <= target)
+        return (iteration < MOST) & ~(optax.tree.get(state, "value") <= target)
 
     def step(carry):
         weights, state, iteration = carry
@@ -41,7 +53,7 @@ def optax_lbfgs(name, problem, start, target, most=1000):
     def solve(weights):
         return jax.lax.while_loop(go_on, step, (weights, solver.init(weights), 0))
 
-    weights = [jnp.asarray(weight) for weight in start]
+    weights = [jnp.asarray(weight, dtype) for weight in start]
 
     def timed():
         begin = time.perf_counter()
@@ -52,23 +64,78 @@ def optax_lbfgs(name, problem, start, target, most=1000):
     return timed
 
 
-def _softmax(x, y):
-    def fun(weights):
-        kernel, bias = weights
-        return -jnp.mean(jnp.sum(y * jax.nn.log_softmax(x @ kernel + bias), axis=1))
+def scipy_by_hand(problem, target, dtype="float32", jit_compile=False):
+    """`scipy.optimize.minimize` around a hand-written `tf.function`."""
+    objective, start = _by_hand(problem, dtype, jit_compile)
 
-    return fun
+    def fun(x):
+        loss, gradient = objective(tf.constant(x))
+        if float(loss) <= target:
+            raise _TargetReachedError
+        return float(loss), gradient.numpy()
+
+    def timed():
+        begin = time.perf_counter()
+        try:
+            options = {"maxiter": MOST, "ftol": 0, "gtol": 0}
+            scipy.optimize.minimize(fun, start, jac=True, method="L-BFGS-B", options=options)
+        except _TargetReachedError:
+            return time.perf_counter() - begin
+        return np.nan
+
+    return timed
 
 
-def _factorization(x, y):
-    users, items = (ids[:, 0] for ids in x)
+def tfp_lbfgs(problem, target, dtype="float32", jit_compile=False):
+    """`tfp.optimizer.lbfgs_minimize` on the hand-written `tf.function`, for as many iterations as the target takes."""
+    import tensorflow_probability as tfp
 
-    def fun(weights):
-        user, item = weights
-        error = jnp.sum(user[users] * item[items], axis=1) - y[:, 0]
-        return jnp.mean(error**2) + 1e-5 * (jnp.sum(user**2) + jnp.sum(item**2))
+    objective, start = _by_hand(problem, dtype, jit_compile)
+    never = dict.fromkeys(("tolerance", "x_tolerance", "f_relative_tolerance", "f_absolute_tolerance"), -1.0)
 
-    return fun
+    @tf.function
+    def minimize(iterations):
+        found = tfp.optimizer.lbfgs_minimize(
+            objective, tf.constant(start), num_correction_pairs=MEMORY, max_iterations=iterations, **never
+        )
+        return found.objective_value
+
+    tried = range(10, 200, 5)
+    iterations = next((n for n in tried if float(minimize(tf.constant(n))) <= target), None)
+
+    def timed():
+        if iterations is None:
+            return np.nan
+        begin = time.perf_counter()
+        float(minimize(tf.constant(iterations)))
+        return time.perf_counter() - begin
+
+    return timed
 
 
-_OBJECTIVES = {"softmax regression 60000x784x10": _softmax, "factorization, 90752 ratings": _factorization}
+def torch_lbfgs(name, problem, start, target, dtype="float32"):
+    """`torch.optim.LBFGS`, in a process of its own: torch and TensorFlow crash in one. `None` without torch."""
+    if importlib.util.find_spec("torch") is None:
+        return None
+    folder = tempfile.mkdtemp()
+    columns = problem.x if isinstance(problem.x, list) else [problem.x]
+    arrays = {f"x{i}": column for i, column in enumerate(columns)} | {f"w{i}": each for i, each in enumerate(start)}
+    np.savez(f"{folder}/problem.npz", y=problem.y, **arrays)
+    command = [sys.executable, "-m", "benchmarks.torch_rival", f"{folder}/problem.npz", name, str(target), dtype]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def timed():
+        process.stdin.write("go\n")
+        process.stdin.flush()
+        return float(process.stdout.readline())
+
+    return timed
+
+
+def _by_hand(problem, dtype, jit_compile):
+    """The hand-written objective, and where it starts."""
+    keras.utils.set_random_seed(0)
+    model = problem.build()
+    start = np.concatenate([np.ravel(weight) for weight in model.get_weights()]).astype("float64")
+    chunk = len(problem.y) if jit_compile else problem.chunks[len(problem.chunks) // 2]
+    return by_hand(model, problem, chunk, dtype, jit_compile), start

@@ -108,6 +108,7 @@ register(
         check_installed=check_installed,
         options={**OPTIONS, "maxls": 30, "memory": 10},
         tolerances=("ftol", "gtol"),
+        takes_xla=False,  # it slices its queue of pairs by their number
         instead="engine='scipy'",
         reference=(
             "Hager and Zhang, A new conjugate gradient method with guaranteed descent and an efficient line search "

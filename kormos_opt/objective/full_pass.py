@@ -88,6 +88,7 @@ class FullPass:
         self._whole = functools.cache(
             lambda exact, *cut: compiled(functools.partial(self._run_whole, *cut), self._eager, exact)
         )
+        self._calls = {}
         self.graph = part.graph
 
     def over_whole(
@@ -101,15 +102,17 @@ class FullPass:
             run, data = self.inside(full_batch, rows_per_chunk)
             return lambda point: run(point, rows, loss_denominators, *data)
         data, structure = flat(full_batch.data)
-        run = self._whole(False, structure, rows_per_chunk, full_batch.rows <= rows_per_chunk)
-        call = None
+        cut = structure, rows_per_chunk, full_batch.rows <= rows_per_chunk
+        others = rows, loss_denominators, *data
+        specs = tuple((tensor.shape, tensor.dtype) for tensor in others)
 
         def over_whole(point):
-            nonlocal call
-            if call is None:
-                specs = tuple(tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in point)
-                call = tracing.flat_call(run.get_concrete_function(specs, rows, loss_denominators, *data))
-            return call(*point, rows, loss_denominators, *data)
+            key = cut, specs, tuple((tensor.shape, tensor.dtype) for tensor in point)
+            if key not in self._calls:
+                specs_of_point = tuple(tf.TensorSpec(*each) for each in key[-1])
+                concrete = self._whole(False, *cut).get_concrete_function(specs_of_point, *others)
+                self._calls[key] = tracing.flat_call(concrete)
+            return self._calls[key](*point, *others)
 
         return over_whole
 

@@ -48,6 +48,7 @@ class Method:
         matrices: How many n x n matrices of float64 it holds at its peak. Defaults to `0`.
         constrained_matrices: The same with nonlinear constraints and bounds. Defaults to `0`.
         instead: The method to take where those do not fit. Defaults to `"L-BFGS-B"`.
+        takes_xla: Whether XLA may compile `step`: no shape in it depends on a value. Defaults to `True`.
         fallback: Of a solver in the graph, the method that takes its place where there are bounds, or where the data is
             streamed or cannot be joined. Defaults to `None`: an error says so.
         ends_at_resolution: Whether the first trial point of an iteration is a step that the method hopes to take. The
@@ -73,6 +74,7 @@ class Method:
     matrices: float = 0
     constrained_matrices: float = 0
     instead: str = "L-BFGS-B"
+    takes_xla: bool = True
     fallback: str | None = None
     ends_at_resolution: bool = True
     reference: str = ""

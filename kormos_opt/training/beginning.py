@@ -98,7 +98,7 @@ class Beginning:
         variables = self._optimizer.variables_for(self._model, specs, dtype)
         traces, key = self._objective.traces, (method.name, repr(options), id(variables.nit))
         if key not in traces:
-            traces[key] = GraphStep(method.step, variables, options, self._resolution(ends_at_resolution))
+            traces[key] = GraphStep(method, variables, options, self._resolution(ends_at_resolution))
         return GraphRun(self._answers, traces[key], variables, method, options["gtol"])
 
     def _resolution(self, ends_there):

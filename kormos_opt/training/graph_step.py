@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from kormos_opt.evaluation import Evaluation
     from kormos_opt.graph_solvers.variables import GraphSolverVariables
     from kormos_opt.objective.bound_objective import BoundObjective
+    from kormos_opt.solvers.registry import Method
 
 _TRACED = 64  # evaluations of an iteration whose metrics are remembered
 _POINT = "position", "objective_value", "objective_gradient"
@@ -58,16 +59,16 @@ class GraphStep:
     """Iterations, from the variables of the solver to those variables.
 
     Args:
-        step: That of the method, see `registry.Method`.
+        method: The method, for its `step`.
         variables: What the solver remembers.
         options: All of the method.
         resolution: Relative resolution of f, or `None`: no end there.
     """
 
     def __init__(
-        self, step: Callable, variables: GraphSolverVariables, options: Mapping, resolution: float | None = None
+        self, method: Method, variables: GraphSolverVariables, options: Mapping, resolution: float | None = None
     ):
-        self._solver_step = step
+        self._method = method
         self._variables = variables
         self._options = options
         self._resolution = resolution
@@ -88,7 +89,7 @@ class GraphStep:
         if key not in self.compiled:
             run = self._make(evaluate, objective)
             if not objective.objective.is_eager:
-                run = tf.function(run, autograph=False, jit_compile=objective.is_one_program or None)
+                run = tf.function(run, autograph=False, jit_compile=self._method.takes_xla and objective.is_one_program)
             self.compiled = {key: run}
         nit, nfev, ending, matches, row = self.compiled[key](tf.constant(iterations), *data)
         traced = self._trace.unpacked(row) if matches else None
@@ -106,7 +107,7 @@ class GraphStep:
                 trace.clear()
                 value_and_gradient = self._at_points_of(evaluate, data, state)
                 so_far = nits.value + tf.cast(nit, tf.int64)
-                after, failed = self._solver_step(value_and_gradient, state, tf.cast(so_far, tf.int32), self._options)
+                after, failed = self._method.step(value_and_gradient, state, tf.cast(so_far, tf.int32), self._options)
                 nfev += trace.count.read_value()
                 ending = self._ending(state, after, failed, so_far + 1, nfevs.value + tf.cast(nfev, tf.int64))
                 is_there, new = trace.of(after["objective_value"])
