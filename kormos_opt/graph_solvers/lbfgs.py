@@ -121,9 +121,9 @@ def _with_pair(start, found, pairs, small):
     is_curved = (sy > _EPSILON * yy) & (found.length > 0)
 
     place = tf.cast(small["pair_count"] % m, tf.int32)
-    rows = tf.stack([place, place + m])
-    values = tf.where(is_curved, tf.stack([s, y]), tf.gather(pairs, rows))
-    pairs = tf.tensor_scatter_nd_update(pairs, rows[:, None], values)
+    for row, vector in ((place, s), (place + m, y)):
+        vector = tf.where(is_curved, vector, tf.gather(pairs, row))
+        pairs = tf.tensor_scatter_nd_update(pairs, [[row]], vector[None, :])
 
     s_y, y_y = tf.split(_products(pairs, y), 2)
     here = tf.one_hot(place, m, dtype=tf.float64)

@@ -192,10 +192,17 @@ _DATA_ARGUMENTS = ("x", "y", "sample_weight", "class_weight", "batch_size", "ste
 
 
 def _empty_batches(model):
-    batches = tf.data.Dataset.from_tensors(0).repeat()
     if model._distribute_strategy is None:
-        return batches
+        return _endless()
+    batches = tf.data.Dataset.from_tensors(0).repeat()
     return model.distribute_strategy.distribute_datasets_from_function(lambda context: batches)
+
+
+@functools.cache
+def _endless():
+    """Made once: it takes as long as fifty iterations on a small problem."""
+    with tf.init_scope():
+        return tf.data.Dataset.from_tensors(0).repeat()
 
 
 def _symbolic_build(stock, model, iterator=None, data_batch=None):
