@@ -3,7 +3,7 @@
     python -m benchmarks.engines [--data FOLDER] [--problem PART] [--dtype float32] [--only TABLES]
 
 solve        seconds to the loss that fit has after 50 iterations with scipy, of whole fits in one epoch. Contenders
-             take turns in one process for each problem and dtype; medians of five. A first call traces and compiles.
+             take turns in one process for each problem and dtype; medians. A first call traces and compiles.
 arithmetic   what an iteration costs beside the evaluations, by the number of weights.
 memory       the peak of a fit in a process of its own.
 """
@@ -80,7 +80,7 @@ class Fit:
         return self._model.fit(self._problem.x, self._problem.y, verbose=0, **arguments).history
 
 
-def solve(name, data, dtype):
+def solve(name, data, dtype, runs):
     """One problem in one dtype: a row for each contender."""
     problem = PROBLEMS[name](data)
     fits, rows, target = {}, [], None
@@ -107,7 +107,7 @@ def solve(name, data, dtype):
             first[label] = time.perf_counter() - begin
             contenders[label] = contender
     seconds = {label: [] for label in contenders}
-    for _ in range(RUNS):
+    for _ in range(runs):
         for label, contender in contenders.items():
             seconds[label].append(contender())
     medians = {label: float(np.median(each)) for label, each in seconds.items()}
@@ -220,6 +220,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", help="folder with mnist.npz and ml-latest-small/")
     parser.add_argument("--problem", default="", help="only those whose name contains this")
+    parser.add_argument("--runs", type=int, default=RUNS, help="of which the median is taken, in the table of solving")
     parser.add_argument("--dtype", default="float32,float64", help="of the table of solving")
     parser.add_argument("--only", default="solve,arithmetic,memory", help="tables, separated by commas")
     parser.add_argument("--largest", type=int, default=10**7, help="number of weights in the table of arithmetic")
@@ -237,7 +238,7 @@ def main() -> None:
                 row
                 for name in names
                 for dtype in arguments.dtype.split(",")
-                for row in in_a_process(kind="solve", name=name, data=arguments.data, dtype=dtype)
+                for row in in_a_process(kind="solve", name=name, data=arguments.data, dtype=dtype, runs=arguments.runs)
             ]
         elif table == "arithmetic":
             rows = arithmetic(arguments.largest)
