@@ -85,7 +85,7 @@ def relative_error(model: keras.Model) -> tuple[float, tuple]:
 def main() -> None:
     """Trains with Adam and L-BFGS, prints the errors and draws the solution."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--engine", choices=["scipy", "tfp"], default="scipy")
+    parser.add_argument("--engine", choices=["scipy", "graph", "tfp"], default="scipy")
     parser.add_argument("--adam", type=int, default=500, help="epochs of Adam")
     parser.add_argument("--epochs", type=int, default=8000, help="iterations of L-BFGS at most")
     parser.add_argument("--rows", type=int, default=2500, help="collocation points")

@@ -1,6 +1,6 @@
 """Softmax regression on MNIST by several processes, each with its part of the images, that act as one.
 
-python -m examples.multi_worker --workers 2 [--data FOLDER] [--epochs 30] [--engine tfp] [--backup FOLDER]
+python -m examples.multi_worker --workers 2 [--data FOLDER] [--epochs 30] [--engine graph] [--backup FOLDER]
 
 starts them all on this host. On several machines start one process on each, with its own TF_CONFIG and without
 `--workers`, and a `--backup` folder that all of them see:
@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, help="processes to start on this host")
     parser.add_argument("--data", help="folder with mnist.npz")
     parser.add_argument("--epochs", type=int, default=30)
-    parser.add_argument("--engine", choices=["tfp", "scipy"], default="tfp", help="tfp goes on from a backup exactly")
+    parser.add_argument("--engine", choices=["scipy", "graph", "tfp"], default="scipy")
     parser.add_argument("--backup", help="folder to go on from after a crash")
     parser.add_argument("--rows", type=int, default=60_000, help="images to take")
     arguments = parser.parse_args()

@@ -53,7 +53,6 @@ def images(tmp_path):
 
 def test_several_workers_print_what_one_does(images):
     command = [sys.executable, "-m", "examples.multi_worker", "--data", str(images), "--rows", "101", "--epochs", "4"]
-    command += ["--engine", "scipy"]
     tables = []
     for workers in ([], ["--workers", "2"]):
         run = subprocess.run([*command, *workers], capture_output=True, text=True, check=True)
@@ -97,7 +96,7 @@ def test_missing_data_is_generated_and_said(monkeypatch, capsys):
     assert capsys.readouterr().out.count("generated") == 2
 
 
-@pytest.mark.parametrize(("engine", "epochs"), [("scipy", "100"), ("tfp", "50")])
+@pytest.mark.parametrize(("engine", "epochs"), [("scipy", "100"), ("graph", "50")])
 def test_burgers(engine, epochs, tmp_path, monkeypatch, capsys):
     picture = tmp_path / "picture.png"
     monkeypatch.setenv("MPLBACKEND", "agg")

@@ -22,6 +22,7 @@ class Optimizer:
     """What a fit asks of its optimizer."""
 
     iterations_per_epoch = 1
+    loaded_memory = None
 
     def __init__(self, *stages):
         self.stages = stages
@@ -30,6 +31,9 @@ class Optimizer:
 
     def record(self, result):
         self.result = result
+
+    def watch(self, run):
+        """Files are none of its business."""
 
 
 def stage(solver, epochs=None, pretrain_fn=None, **row):
