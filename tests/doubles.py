@@ -52,6 +52,8 @@ class NumpyObjective(NumpyAnswers):
         outside: What f reads beside the weights; set `names` to say that it has changed.
     """
 
+    seeds = ()
+
     def __init__(self, fun, x0, hessian=None):
         super().__init__(fun, hessian)
         self.parameters = FlatParameters([keras.Variable(np.array(x0, "float64"), dtype="float64", name="x")])
