@@ -27,6 +27,7 @@ STRATEGIES = {
 OPTIMIZERS = {
     "scipy": lambda: kormos_opt.LBFGS(),
     "light": light,
+    "graph": lambda: kormos_opt.LBFGS(engine="graph"),
     "newton-cg": lambda: kormos_opt.NewtonCG(),
     "trust-exact": lambda: kormos_opt.TrustExact(),
     "nelder-mead": lambda: kormos_opt.NelderMead(),
