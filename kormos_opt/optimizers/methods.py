@@ -134,7 +134,7 @@ class LBFGS(_Named):
         )
         self.memory = int(memory)
         self.engine = engine
-        preset = dict.fromkeys(_METHODS_OF_ENGINES.values(), {"memory": self.memory})
+        preset = {method: {"memory": self.memory} for method in _METHODS_OF_ENGINES.values()}
         preset["L-BFGS-B"] = {"maxcor": self.memory}
         arguments = self.plan.arguments | {"method": _METHODS_OF_ENGINES[engine], "options": options}
         self._untracked.plan = Plan(preset, **arguments)
