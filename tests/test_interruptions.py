@@ -275,10 +275,11 @@ def test_deleted_while_suspended():
     assert solver_threads() == []
 
 
-def test_data_is_not_kept_after_fit():
+@pytest.mark.parametrize("engine", ["scipy", "graph"])
+def test_data_is_not_kept_after_fit(engine):
     """Of the suspended solver, the compiled graphs and the last evaluation, none holds a tensor with all rows."""
     x, y = regression(rows=1234)
-    model = compiled(network())
+    model = compiled(network(), kormos_opt.LBFGS(engine=engine))
     model.fit(x, y, epochs=2, verbose=0)
     gc.collect()
     tensors = [each for each in gc.get_objects() if isinstance(each, tf.Tensor) and not tf.is_symbolic_tensor(each)]

@@ -1,4 +1,4 @@
-"""L-BFGS in TensorFlow operations, with one pass over the memory for its products and one for the direction.
+"""L-BFGS in TensorFlow operations, with two passes over the memory for its products and one for the direction.
 
 The letters are those of the compact form: S and Y hold the last m changes s of x and y of the gradient g, one in a row;
 R is the part of S Y' where s is not newer than y, D the diagonal of S Y'. The inverse Hessian of L-BFGS is
@@ -22,7 +22,7 @@ import numpy as np
 import tensorflow as tf
 
 from kormos_opt.graph_solvers.line_search import Found, dot, search
-from kormos_opt.graph_solvers.variables import OPTIONS
+from kormos_opt.graph_solvers.variables import OPTIONS, POINT
 from kormos_opt.solvers.base import ArraySpec
 from kormos_opt.solvers.registry import Method, register
 
@@ -70,7 +70,7 @@ def step(
         The next state, and whether no better point was found.
     """
     del nit
-    start = Found(tf.zeros((), tf.float64), *(state[name] for name in _POINT))
+    start = Found(tf.zeros((), tf.float64), *(state[name] for name in POINT))
     small = {name: state[name] for name in _SMALL}
 
     def leads_nowhere(attempt, found, small):
@@ -97,7 +97,6 @@ def renew(state: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
     return {"products": _products(state["pairs"], state["objective_gradient"])}
 
 
-_POINT = "position", "objective_value", "objective_gradient"
 _SMALL = "products", "inverse_r", "y_products", "diagonal", "scale", "pair_count"
 
 

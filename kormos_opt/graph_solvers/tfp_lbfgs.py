@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 
 import tensorflow as tf
 
-from kormos_opt.graph_solvers.variables import OPTIONS
+from kormos_opt.graph_solvers.variables import OPTIONS, POINT
 from kormos_opt.solvers.base import ArraySpec
 from kormos_opt.solvers.registry import Method, register
 
@@ -53,7 +53,7 @@ def step(
         one it was.
     """
     lbfgs, linesearch, Point = _tfp()  # noqa: N806  a class
-    x, fun, jac = (state[name] for name in ("position", "objective_value", "objective_gradient"))
+    x, fun, jac = (state[name] for name in POINT)
     direction = lbfgs._get_search_direction(
         lbfgs.LBfgsOptimizerResults(False, False, num_iterations=nit, num_objective_evaluations=0, **state)
     )

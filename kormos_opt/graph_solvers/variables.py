@@ -7,6 +7,7 @@ import keras
 
 from kormos_opt.solvers.base import ArraySpec
 
+POINT = "position", "objective_value", "objective_gradient"  # what every solver in the graph remembers: x, f, gradient
 SEEDS = 64  # seed generators whose states there is room for at first: Keras's files do not keep them
 OPTIONS = {"gtol": 1e-5, "ftol": 2.2e-9, "xtol": 0.0, "maxiter": None, "maxfun": None}
 """What every solver in the graph takes: how small the gradient, the last reduction of f and the last step shall be, and

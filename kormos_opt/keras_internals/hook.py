@@ -194,8 +194,7 @@ _DATA_ARGUMENTS = ("x", "y", "sample_weight", "class_weight", "batch_size", "ste
 def _empty_batches(model):
     if model._distribute_strategy is None:
         return _endless()
-    batches = tf.data.Dataset.from_tensors(0).repeat()
-    return model.distribute_strategy.distribute_datasets_from_function(lambda context: batches)
+    return model.distribute_strategy.distribute_datasets_from_function(lambda context: _endless())
 
 
 @functools.cache

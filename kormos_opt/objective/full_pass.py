@@ -104,17 +104,23 @@ class FullPass:
         data, structure = flat(full_batch.data)
         cut = structure, rows_per_chunk, full_batch.rows <= rows_per_chunk
         others = rows, loss_denominators, *data
-        specs = tuple((tensor.shape, tensor.dtype) for tensor in others)
+        call = None
 
         def over_whole(point):
-            key = cut, specs, tuple((tensor.shape, tensor.dtype) for tensor in point)
-            if key not in self._calls:
-                specs_of_point = tuple(tf.TensorSpec(*each) for each in key[-1])
-                concrete = self._whole(False, *cut).get_concrete_function(specs_of_point, *others)
-                self._calls[key] = tracing.flat_call(concrete)
-            return self._calls[key](*point, *others)
+            nonlocal call
+            if call is None:
+                call = self._call(cut, point, others)
+            return call(*point, *others)
 
         return over_whole
+
+    def _call(self, cut, point, others):
+        """The concrete function for tensors like these, looked up once a fit: it takes as long as many evaluations."""
+        specs = tuple(tuple(tf.TensorSpec(each.shape, each.dtype) for each in part) for part in (point, others))
+        key = cut, specs
+        if key not in self._calls:
+            self._calls[key] = tracing.flat_call(self._whole(False, *cut).get_concrete_function(specs[0], *others))
+        return self._calls[key]
 
     def inside(self, full_batch: WholeTensors, rows_per_chunk: int) -> tuple[Callable, tuple]:
         """The pass over whole tensors, for use inside a `tf.function` of the caller too.

@@ -72,9 +72,8 @@ class RemembersSolver(keras.optimizers.Optimizer):
 
     def save_own_variables(self, store):
         """As Keras does, and the arrays of a run that is suspended."""
-        memory, run = None, self._memory.run()
-        if run is not None:
-            memory = run.memory()
+        run = self._memory.run()
+        memory = None if run is None else run.memory()
         variables = self._memory.variables
         own = [] if variables is None else [each for each in variables.all if self._index_of(each) is not None]
         size = sum(int(np.prod(each.shape)) * np.dtype(each.dtype).itemsize for each in own)
@@ -98,8 +97,9 @@ class RemembersSolver(keras.optimizers.Optimizer):
         index = None if variables is None else self._index_of(variables.seeds)
         if index is not None and str(index) in values:
             self._make_room_for_seeds(values[str(index)].shape[0])
-        for i, variable in enumerate(self._variables):  # those that were left out of the file stay as they are
-            values.setdefault(str(i), np.asarray(variable))
+        for i, variable in enumerate(self._variables):
+            if str(i) not in values:  # left out of the file: it stays as it is
+                values[str(i)] = np.asarray(variable)
         super().load_own_variables(values)
 
     def _saves(self, size):

@@ -80,8 +80,9 @@ class Method:
     reference: str = ""
 
     def __post_init__(self):
-        in_graph = self.variables is not None and self.step is not None
-        if (self.start is not None) == in_graph or (self.step is not None and not in_graph):
+        in_numpy = self.start is not None and self.step is None
+        in_graph = self.start is None and self.step is not None and self.variables is not None
+        if not (in_numpy or in_graph):
             raise ValueError(
                 "Expected `start` for a solver in numpy, or `variables` and `step` for one in the graph. "
                 f"Received: start={self.start!r}, variables={self.variables!r}, step={self.step!r}."

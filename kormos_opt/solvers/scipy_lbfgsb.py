@@ -97,6 +97,7 @@ def _run(
     x, f, g, task, ln_task, counts = (memory[name] for name in ("x", "f", "g", "task", "ln_task", "counts"))
     work = [memory[name] for name in ("wa", "iwa", "task", "lsave", "isave", "dsave")]
     lower, upper, kinds = _limits(bounds, x0.size)
+    factor = ftol / np.finfo(float).eps
     if task[0] == 0:
         x[:] = x0
     while True:
@@ -112,7 +113,6 @@ def _run(
                 task[:] = _STOP, _TOO_MANY_EVALUATIONS
         elif task[0] != 0:
             return _result(memory, maxcor, counts[_EVALUATIONS] > maxfun or counts[_ITERATIONS] >= maxiter)
-        factor = ftol / np.finfo(float).eps
         _lbfgsb_py._lbfgsb.setulb(maxcor, x, lower, upper, kinds, float(f), g, factor, gtol, *work, maxls, ln_task)
 
 

@@ -61,17 +61,15 @@ class Beginning:
 
     def memory(self, specs: Mapping[str, ArraySpec]) -> dict[str, np.ndarray]:
         """The arrays for a solver to work on: what a file has brought if it fits these weights and data, or zeros."""
-        self._arrays = {name: np.zeros(spec.shape, spec.dtype) for name, spec in specs.items()}
         loaded = None if self._evaluation is not None else self._optimizer.take_loaded_memory()
         if loaded is not None:
             evaluation = evaluation_at(self._answers.objective, loaded.x, loaded.fun, loaded.jac, loaded.seeds)
-            fits = evaluation is not None and all(
-                name in loaded.arrays and loaded.arrays[name].shape == spec.shape for name, spec in specs.items()
-            )
-            if fits:
+            shapes = {name: array.shape for name, array in loaded.arrays.items()}
+            if evaluation is not None and shapes == {name: spec.shape for name, spec in specs.items()}:
                 self._loaded, self._arrays = (evaluation, loaded), loaded.arrays
-            else:
-                _log.warning(Reason.OTHER_MEMORY.message)
+                return self._arrays
+            _log.warning(Reason.OTHER_MEMORY.message)
+        self._arrays = {name: np.zeros(spec.shape, spec.dtype) for name, spec in specs.items()}
         return self._arrays
 
     @property

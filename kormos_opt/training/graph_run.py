@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from kormos_opt.data.full_batch import WholeTensors
 from kormos_opt.evaluation import Evaluation
+from kormos_opt.graph_solvers.variables import POINT
 from kormos_opt.solvers.endings import Ending, words_of
 from kormos_opt.training.graph_step import ENDINGS
 from kormos_opt.training.memory import evaluation_at
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from kormos_opt.training.answers import FitAnswers
     from kormos_opt.training.graph_step import GraphStep
 
-_POINT = "position", "objective_value", "objective_gradient"
 _log = logging.getLogger("kormos_opt")
 
 
@@ -85,7 +85,7 @@ class GraphRun(Run):
         """The variables change all at once, so they are those of an iterate, maybe of one not accepted yet."""
         if self.accepted is None or self.result is not None:
             return False
-        x = self._state["position"].numpy().astype("float64")
+        x, _, _ = self._point()
         if not np.array_equal(x, self.accepted.x):
             self._take(self._objective.evaluate(x))
             self.nit, self.nfev = int(self._variables.nit.numpy()), int(self._variables.nfev.numpy())
@@ -114,23 +114,27 @@ class GraphRun(Run):
         return stepped.nit
 
     def _evaluation_here(self, traced):
-        x, fun, jac = (self._state[name].numpy().astype("float64") for name in _POINT)
+        x, fun, jac = self._point()
         if traced is None:
-            return self._objective.evaluate(x)._replace(fun=float(fun), jac=jac)
-        return Evaluation(x, float(fun), jac, *traced)
+            return self._objective.evaluate(x)._replace(fun=fun, jac=jac)
+        return Evaluation(x, fun, jac, *traced)
+
+    def _point(self):
+        """x, f and its gradient in the variables, float64."""
+        x, fun, jac = (self._state[name].numpy().astype("float64") for name in POINT)
+        return x, float(fun), jac
 
     def _start(self):
         """From the variables if they are those of the weights and this objective, else afresh from the weights."""
         x = self._objective.parameters.ravel()
-        was_running = bool(self._variables.is_running.numpy())
-        if self._goes_on():
-            return
-        if was_running:
+        if self._variables.is_running.numpy():
+            if self._goes_on():
+                return
             _log.warning(Reason.OTHER_MEMORY.message)
         evaluation = self._objective.evaluate(x)
         self._objective.check_start(evaluation)
         self.nfev = 1
-        values = dict(zip(_POINT, (x, evaluation.fun, evaluation.jac), strict=True))
+        values = dict(zip(POINT, (x, evaluation.fun, evaluation.jac), strict=True))
         for name, variable in self._state.items():
             variable.value.assign(tf.cast(values.get(name, tf.zeros(variable.shape)), variable.dtype))
         self._variables.nit.assign(0)
@@ -141,11 +145,8 @@ class GraphRun(Run):
 
     def _goes_on(self):
         """Whether the variables are those of a run that stands at these weights, with this f."""
-        variables, state = self._variables, self._state
-        if not variables.is_running.numpy():
-            return False
-        x, fun, jac = (state[name].numpy().astype("float64") for name in _POINT)
-        evaluation = evaluation_at(self._objective, x, float(fun), jac, variables.seeds.numpy())
+        variables = self._variables
+        evaluation = evaluation_at(self._objective, *self._point(), variables.seeds.numpy())
         if evaluation is None:
             return False
         self.nit, self.nfev = int(variables.nit.numpy()), int(variables.nfev.numpy())

@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from kormos_opt.graph_solvers.line_search import dot
+from kormos_opt.graph_solvers.variables import POINT
 from kormos_opt.solvers.endings import Ending
 from kormos_opt.solvers.numerics import NEGLIGIBLE_FACTOR, finite_stand_in, is_hidden
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from kormos_opt.solvers.registry import Method
 
 _TRACED = 64  # evaluations of an iteration whose metrics are remembered
-_POINT = "position", "objective_value", "objective_gradient"
 
 # Why the iterations end: the ending, and the option that goes further. The first one is that they go on.
 ENDINGS = (
@@ -87,7 +87,7 @@ class GraphStep:
         self._trace.make_room(accepted)
         key = tuple((tuple(tensor.shape), tensor.dtype) for tensor in tf.nest.flatten(data, expand_composites=True))
         if key not in self.compiled:
-            run = self._make(evaluate, objective)
+            run = self._make(evaluate, objective.parameters, objective.state)
             if not objective.objective.is_eager:
                 run = tf.function(run, autograph=False, jit_compile=self._method.takes_xla and objective.is_one_program)
             self.compiled = {key: run}
@@ -95,7 +95,8 @@ class GraphStep:
         traced = self._trace.unpacked(row) if matches else None
         return Stepped(int(nit), int(nfev), int(ending), traced)
 
-    def _make(self, evaluate, objective):
+    def _make(self, evaluate, parameters, model_state):
+        """The function to trace. It outlives the fit, so it knows nothing that holds the data."""
         variables, trace = self._variables, self._trace
         nits, nfevs = variables.nit, variables.nfev
 
@@ -112,7 +113,7 @@ class GraphStep:
                 ending = self._ending(state, after, failed, so_far + 1, nfevs.value + tf.cast(nfev, tf.int64))
                 is_there, new = trace.of(after["objective_value"])
                 matches, row = tf.where(failed, matches, is_there), tf.where(failed, row, new)
-                self._advance_statistics(objective, ~failed & is_there, new)
+                self._advance_statistics(model_state, ~failed & is_there, new)
                 return nit + tf.cast(~failed, tf.int32), nfev, ending, matches, row, after
 
             state = {name: tf.identity(variable.value) for name, variable in variables.state.items()}
@@ -124,27 +125,27 @@ class GraphStep:
                 variables.state[name].assign(value)
             nits.assign_add(tf.cast(nit, tf.int64))
             nfevs.assign_add(tf.cast(nfev, tf.int64))
-            objective.parameters.assign(state["position"])
+            parameters.assign(state["position"])
             return nit, nfev, ending, matches, row
 
         return run
 
     def _at_points_of(self, evaluate, data, state):
         """f and its gradient as the solver asks for them, with what leads back from NaN."""
-        start, fun_at_start, gradient_at_start = (state[name] for name in _POINT)
+        start, fun_at_start, gradient_at_start = (state[name] for name in POINT)
 
         def value_and_gradient(x):
             fun, jac, moving_statistics, logs = evaluate(tf.cast(x, tf.float64), *data)
+            step = x - start
 
             def slope():
-                return dot(gradient_at_start, x - start)
+                return dot(gradient_at_start, step)
 
             self._trace.add(fun, lambda: tf.abs(slope()), logs, moving_statistics)
             is_finite = tf.math.is_finite(fun) & tf.reduce_all(tf.math.is_finite(jac))
             nothing = tf.zeros((), tf.float64), tf.ones((), tf.float64)
-            slope_here, squared = tf.cond(is_finite, lambda: nothing, lambda: (slope(), dot(x - start, x - start)))
-            step = tf.cast(x - start, tf.float64)
-            stand_in, back = finite_stand_in(fun_at_start, slope_here, step, squared, tf.minimum)
+            slope_here, squared = tf.cond(is_finite, lambda: nothing, lambda: (slope(), dot(step, step)))
+            stand_in, back = finite_stand_in(fun_at_start, slope_here, tf.cast(step, tf.float64), squared, tf.minimum)
             return tf.where(is_finite, fun, stand_in), tf.cast(tf.where(is_finite, jac, back), x.dtype)
 
         return value_and_gradient
@@ -152,8 +153,8 @@ class GraphStep:
     def _ending(self, before, after, failed, nit, nfev):
         """Whether the iterations end here, and why: the first that holds."""
         options = self._options
-        x, fun, jac = (after[name] for name in _POINT)
-        old_x, old_fun, old_jac = (before[name] for name in _POINT)
+        x, fun, jac = (after[name] for name in POINT)
+        old_x, old_fun, old_jac = (before[name] for name in POINT)
         step = x - old_x
         scale = tf.maximum(tf.maximum(tf.abs(old_fun), tf.abs(fun)), 1.0)
         ends = [(_GRADIENT, tf.reduce_max(tf.abs(jac)) <= tf.cast(options["gtol"], jac.dtype))]
@@ -178,12 +179,12 @@ class GraphStep:
     def _hides(self, change, fun, factor=1):
         return is_hidden(change, fun, self._resolution, factor)
 
-    def _advance_statistics(self, objective, is_known, row):
+    def _advance_statistics(self, model_state, is_known, row):
         """BatchNorm's statistics advance at every iterate, so that the next evaluation starts from them."""
-        if not objective.state.moving_statistics:
+        if not model_state.moving_statistics:
             return
         _, statistics = self._trace.unpacked(row)
-        for variable, value in zip(objective.state.moving_statistics, statistics, strict=True):
+        for variable, value in zip(model_state.moving_statistics, statistics, strict=True):
             variable.assign(tf.where(is_known, value, variable.value))
 
 
