@@ -1,11 +1,14 @@
 """The Keras variables in which a solver in the graph keeps what it knows, so that files and checkpoints carry it."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import keras
 
-from kormos_opt.solvers.base import ArraySpec
+if TYPE_CHECKING:
+    from kormos_opt.solvers.base import ArraySpec
 
 POINT = "position", "objective_value", "objective_gradient"  # what every solver in the graph remembers: x, f, gradient
 SEEDS = 64  # seed generators whose states there is room for at first: Keras's files do not keep them
@@ -34,7 +37,7 @@ class GraphSolverVariables(NamedTuple):
     @classmethod
     def make(
         cls, add_variable: Callable, specs: Mapping[str, ArraySpec], dtype: str, seeds: int = 0
-    ) -> "GraphSolverVariables":
+    ) -> GraphSolverVariables:
         """New ones, made by `add_variable(shape, dtype=, name=)`.
 
         Args:
