@@ -2,6 +2,7 @@
 
 import copy
 import csv
+import gc
 import logging
 
 import keras
@@ -229,6 +230,7 @@ def test_a_second_model_with_the_optimizer_is_no_fresh_start(caplog):
     optimizer = kormos_opt.LBFGS()
     for _ in range(2):
         compiled(network(), optimizer).fit(X, Y, epochs=1, verbose=0)
+        gc.collect()
     assert caplog.messages == []
 
 

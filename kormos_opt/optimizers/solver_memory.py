@@ -64,9 +64,9 @@ class RemembersSolver(keras.optimizers.Optimizer):
 
     def has_lost_memory_of(self, model: keras.Model) -> bool:
         """Whether a solver has worked on the model before, and neither its file nor compile() has kept what it knew."""
-        models = self._memory.models
-        is_known = model in models or not models
-        models.add(model)
+        is_known = model in self._memory.models or not self._memory.had_a_model
+        self._memory.models.add(model)
+        self._memory.had_a_model = True
         is_kept = self.stages[0].is_in_graph or self.loaded_memory is not None
         return is_known and int(self.iterations.numpy()) > 0 and not is_kept
 
@@ -156,6 +156,7 @@ class _Untracked:
     loaded_values = None
     loaded_arrays = None
     has_said_size = False
+    had_a_model = False  # the set of models forgets those that are gone
 
     def __init__(self):
         self.owner = self.run = _nobody  # of the variables, and who has the arrays, as weak references
