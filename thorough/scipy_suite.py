@@ -109,9 +109,8 @@ def _answers(fun, args, jac, hess, hessp):
             vectors = np.atleast_2d(request.p)
             products = [product(x, p) for p in vectors]
             return np.reshape(np.array(products), request.p.shape)
-        if jac is True:
-            return fun(x, *args)
-        return fun(x, *args), np.asarray(jac(np.copy(request.x), *args))
+        f, g = fun(x, *args) if jac is True else (fun(x, *args), np.asarray(jac(np.copy(request.x), *args)))
+        return np.asarray(f).item(), g
 
     def product(x, p):
         if hessp is not None:
