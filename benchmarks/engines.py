@@ -63,6 +63,7 @@ class Fit:
         def look(epoch, logs):
             model.stop_training |= target is not None and logs["loss"] <= target
 
+        model.set_weights(self._weights)
         epochs = ITERATIONS if target is None else 10 * ITERATIONS
         history = self._fit(epochs=epochs, callbacks=[keras.callbacks.LambdaCallback(on_epoch_end=look)])
         self.iterations, self.evaluations = len(history["loss"]), history["fg_evals"][-1]
@@ -71,12 +72,12 @@ class Fit:
 
     def __call__(self):
         """Seconds of a whole fit."""
+        self._model.set_weights(self._weights)
         begin = time.perf_counter()
         self._fit(epochs=1)
         return time.perf_counter() - begin
 
     def _fit(self, **arguments):
-        self._model.set_weights(self._weights)
         return self._model.fit(self._problem.x, self._problem.y, verbose=0, **arguments).history
 
 

@@ -1,6 +1,7 @@
 """Deterministic full-batch solvers for plain Keras 3 models.
 
     optimizers      what a user compiles with
+    callbacks       new training data in the middle of a fit
     training        one fit: an epoch of the stock loop is an iteration of a solver
     stages          what a fit is told to do: method, options, bounds, constraints
     solvers         what asks: coroutines in numpy, scipy in a suspended thread
@@ -29,14 +30,14 @@ if keras.backend.backend() != "tensorflow":
         'Set os.environ["KERAS_BACKEND"] = "tensorflow" before the first import of keras.'
     )
 
-from kormos_opt import models, optimizers, solvers
+from kormos_opt import callbacks, models, optimizers, solvers
 from kormos_opt.keras_internals import hook, xla_gradients
+from kormos_opt.optimizers.lbfgs import LBFGS
 from kormos_opt.optimizers.methods import (
     BFGS,
     CG,
     COBYLA,
     COBYQA,
-    LBFGS,
     SLSQP,
     TNC,
     Dogleg,
@@ -49,6 +50,7 @@ from kormos_opt.optimizers.methods import (
     TrustNCG,
 )
 from kormos_opt.optimizers.scipy_batch_optimizer import ScipyBatchOptimizer
+from kormos_opt.optimizers.self_scaled import SSBFGS, SSBroyden
 from kormos_opt.stages.constraints import VariableConstraint
 
 __version__ = "0.1.0"
@@ -59,17 +61,20 @@ __all__ = [
     "COBYQA",
     "LBFGS",
     "SLSQP",
+    "SSBFGS",
     "TNC",
     "Dogleg",
     "NelderMead",
     "NewtonCG",
     "Powell",
+    "SSBroyden",
     "ScipyBatchOptimizer",
     "TrustConstr",
     "TrustExact",
     "TrustKrylov",
     "TrustNCG",
     "VariableConstraint",
+    "callbacks",
     "models",
     "optimizers",
     "solvers",

@@ -13,13 +13,14 @@ KEPT = {
     "test_changing_objective.py::test_a_loss_weight_assigned_by_a_callback": ["add_weight-*", "tf-L-BFGS-B"],
     "test_custom_steps.py::test_custom_step_has_the_loss_of_one_chunk": ["*-*7?"],
     "test_data_edges.py::test_xla_where_a_concatenation_is_differentiated_again": ["l-bfgs-b-*"],
-    "test_examples.py::test_burgers": ["scipy-*"],
+    "test_examples.py::test_burgers": ["ss-broyden*"],
     "test_graph_engine.py::test_a_failed_line_search_keeps_the_last_iterate": ["light", "graph_engine"],
     "test_graph_engine.py::test_nan_at_a_trial_point_is_backed_off_from": ["light", "graph_engine"],
     "test_graph_engine.py::test_a_file_carries_the_run": [
         "keras file-network-*",
         "weights file-with*-graph_engine",
         "*-LBFGS",
+        "keras file-*-SSBroyden",
     ],
     "test_graph_engine.py::test_backup_and_restore_after_sigkill": ["scipy"],
     "test_graph_engine.py::test_ctrl_c_is_no_error": ["True-light"],
@@ -56,6 +57,7 @@ KEPT = {
         "trust-constr",
         "dogleg",
         "COBYLA",
+        "SS-Broyden",
     ],
     "test_multi_worker.py::test_iterates_are_those_of_one_process": [
         "arrays",
@@ -113,7 +115,7 @@ SHOWN_ELSEWHERE = {
 }
 
 # Of the generated docstrings of the optimizers, one of each kind of derivatives.
-DOCTESTS = {"NelderMead", "BFGS", "NewtonCG", "Dogleg", "LBFGS"}
+DOCTESTS = {"NelderMead", "BFGS", "NewtonCG", "Dogleg", "SSBroyden"}
 
 
 def is_repeat(node_id: str) -> bool:
@@ -123,7 +125,7 @@ def is_repeat(node_id: str) -> bool:
         node_id: As pytest has it, such as `tests/test_methods.py::test_columns[BFGS]`.
     """
     name, _, case = node_id.partition("@")[0].removeprefix("tests/").partition("[")
-    if name.startswith("kormos_opt/optimizers/methods.py::"):
+    if name.startswith(("kormos_opt/optimizers/methods.py::", "kormos_opt/optimizers/self_scaled.py::")):
         return not any(name.endswith(f".{kept}") for kept in DOCTESTS)
     if name in SHOWN_ELSEWHERE:
         return True

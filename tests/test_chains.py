@@ -24,9 +24,10 @@ def test_a_chain_is_its_parts():
     x, y = regression()
     chained, by_hand = network(), network()
     by_hand.set_weights(chained.get_weights())
-    compiled(chained, ScipyBatchOptimizer(method=["cg", "bfgs"], epochs=[3, 4])).fit(x, y, epochs=7, verbose=0)
-    compiled(by_hand, "cg").fit(x, y, epochs=3, verbose=0)
-    compiled(by_hand, "bfgs").fit(x, y, epochs=4, verbose=0)
+    methods = "cg", "bfgs", "ss-broyden"
+    compiled(chained, ScipyBatchOptimizer(method=methods, epochs=[3, 4, 3])).fit(x, y, epochs=10, verbose=0)
+    for method, epochs in zip(methods, (3, 4, 3), strict=True):
+        compiled(by_hand, method).fit(x, y, epochs=epochs, verbose=0)
     for one, other in zip(chained.get_weights(), by_hand.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
 

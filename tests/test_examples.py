@@ -8,8 +8,9 @@ import keras
 import numpy as np
 import pandas as pd
 import pytest
+import tensorflow as tf
 
-from examples import burgers, data, mnist, movielens
+from examples import allen_cahn, burgers, data, inverse_burgers, mnist, movielens, poisson
 
 
 def test_demo(capsys):
@@ -96,24 +97,46 @@ def test_missing_data_is_generated_and_said(monkeypatch, capsys):
     assert capsys.readouterr().out.count("generated") == 2
 
 
-@pytest.mark.parametrize(("engine", "epochs"), [("scipy", "100"), ("graph", "50")])
-def test_burgers(engine, epochs, tmp_path, monkeypatch, capsys):
+def run_physics(module, monkeypatch, capsys, tmp_path, *flags):
+    """What an example of a physics-informed network prints, by its solvers: the numbers of their lines."""
     picture = tmp_path / "picture.png"
     monkeypatch.setenv("MPLBACKEND", "agg")
-    arguments = ["--engine", engine, "--adam", "30", "--epochs", epochs, "--rows", "200", "--picture", str(picture)]
-    monkeypatch.setattr(sys, "argv", ["burgers", *arguments])
-    try:
-        burgers.main()
-    finally:
-        keras.config.set_floatx("float32")
-        keras.config.set_dtype_policy("float32")
-    adam, lbfgs = (
-        float(line.partition("loss ")[2].partition(",")[0])
-        for line in capsys.readouterr().out.splitlines()
-        if "relative L2 error" in line
-    )
-    assert lbfgs < 0.8 * adam
+    monkeypatch.setattr(sys, "argv", [module.__name__, *flags, "--picture", str(picture)])
+    module.main()
+    out = capsys.readouterr().out
     assert picture.read_bytes().startswith(b"\x89PNG")
+    lines = [line.split() for line in out.splitlines() if ": loss " in line]
+    return out, {line[0].rstrip(":"): float(line[line.index("error") + 1].rstrip(",")) for line in lines}
+
+
+@pytest.mark.parametrize("solvers", ["ss-broyden,l-bfgs", "ss-bfgs,bfgs", "l-bfgs-graph", "newton-cg,trust-krylov"])
+def test_burgers(solvers, monkeypatch, capsys, tmp_path):
+    flags = ["--solvers", solvers, "--adam", "30", "--iterations", "100", "--rows", "200", "--seconds", "3"]
+    out, errors = run_physics(burgers, monkeypatch, capsys, tmp_path, *flags)
+    adam = float(out.partition("Adam: error ")[2].partition(",")[0])
+    assert list(errors) == solvers.split(",")
+    assert min(errors.values()) < 0.9 * adam
+
+
+def test_poisson(monkeypatch, capsys, tmp_path):
+    flags = ["--adam", "50", "--iterations", "200", "--rows", "300"]
+    _, errors = run_physics(poisson, monkeypatch, capsys, tmp_path, *flags)
+    assert errors["ss-broyden"] < 5e-3
+
+
+def test_allen_cahn(monkeypatch, capsys, tmp_path, caplog):
+    flags = ["--adam", "50", "--iterations", "150", "--rows", "300", "--every", "50", "--candidates", "1000"]
+    out, errors = run_physics(allen_cahn, monkeypatch, capsys, tmp_path, *flags)
+    adam = float(out.partition("Adam: error ")[2].partition(",")[0])
+    assert errors["ss-broyden"] < 0.7 * adam
+    assert "new training data); the loss" in caplog.text or "keeps its memory" in caplog.text
+
+
+def test_inverse_burgers(monkeypatch, capsys, tmp_path):
+    flags = ["--adam", "100", "--iterations", "300", "--rows", "300", "--measurements", "100", "--noise", "1e-4"]
+    out, errors = run_physics(inverse_burgers, monkeypatch, capsys, tmp_path, *flags)
+    assert errors["ss-broyden"] < 0.2
+    assert "ss-broyden: viscosity 0.003" in out
 
 
 def test_the_exact_solution_solves_the_equation():
@@ -125,3 +148,52 @@ def test_the_exact_solution_solves_the_equation():
     u_xx = (burgers.exact(x + h, t) - 2 * u + burgers.exact(x - h, t)) / h**2
     np.testing.assert_allclose(u_t + u * u_x, burgers.VISCOSITY * u_xx, atol=1e-6)
     np.testing.assert_allclose(burgers.exact(x, np.full(7, 1e-9)), -np.sin(np.pi * x), atol=1e-6)
+
+
+def test_the_quadrature_has_enough_nodes():
+    """Against the convolution with the trapezoidal rule, which converges exponentially."""
+    x, t = np.linspace(-0.99, 0.99, 23), 0.7
+    eta = np.linspace(-8, 8, 20_001) * np.sqrt(4 * burgers.VISCOSITY * t)
+    kernel = np.exp(
+        -(eta**2) / (4 * burgers.VISCOSITY * t)
+        - (np.cos(np.pi * (x[:, None] - eta)) - 1) / (2 * np.pi * burgers.VISCOSITY)
+        - 1 / (np.pi * burgers.VISCOSITY)
+    )
+    u = -np.sum(np.sin(np.pi * (x[:, None] - eta)) * kernel, axis=1) / np.sum(kernel, axis=1)
+    np.testing.assert_allclose(burgers.exact(x, np.full(23, t)), u, atol=1e-10)
+
+
+def test_the_heat_flow_solves_its_equation():
+    """Difference quotients of w against the columns, and the initial value."""
+    points, h = np.array([[0.3, 0.2], [0.95, 0.5], [0.99, 0.1]]), 1e-3
+    rows = allen_cahn.heat(points)
+    shifted = {shift: allen_cahn.heat(points + np.array(shift))[:, 2] for shift in [(h, 0), (-h, 0), (0, h), (0, -h)]}
+    np.testing.assert_allclose((shifted[h, 0] - shifted[-h, 0]) / (2 * h), rows[:, 3], atol=1e-3)
+    np.testing.assert_allclose((shifted[0, h] - shifted[0, -h]) / (2 * h), rows[:, 4], atol=1e-3)
+    second = (shifted[h, 0] - 2 * rows[:, 2] + shifted[-h, 0]) / h**2
+    np.testing.assert_allclose(allen_cahn.DIFFUSION * second, rows[:, 4], atol=1e-3)
+    start = np.stack([np.linspace(-0.9, 0.9, 9), np.full(9, 1e-12)], axis=1)
+    np.testing.assert_allclose(allen_cahn.heat(start)[:, 2], allen_cahn.initial(start[:, 0]), atol=1e-5)
+
+
+def test_the_spectral_method_has_converged():
+    """Half the steps and half the modes change nothing that is seen."""
+    *_, coarse = allen_cahn.reference(64, 6, modes=1024, steps=1000)
+    *_, fine = allen_cahn.reference(64, 6, modes=2048, steps=2000)
+    np.testing.assert_allclose(coarse[1:], fine[1:], atol=1e-7)
+
+
+def test_the_features_of_allen_cahn_have_these_derivatives():
+    """The residual by the chain rule against difference quotients of the solution that the network makes."""
+    keras.utils.set_random_seed(0)
+    model, points, h = allen_cahn.AllenCahn(), np.array([[0.3, 0.2], [0.7, 0.6]]), 1e-3
+
+    def u(dx, dt):
+        return model.at(allen_cahn.heat(points + np.array([dx, dt])))
+
+    here = u(0, 0)
+    u_t = (u(0, h) - u(0, -h)) / (2 * h)
+    u_xx = (u(h, 0) - 2 * here + u(-h, 0)) / h**2
+    expected = u_t - allen_cahn.DIFFUSION * u_xx - 5 * (here - here**3)
+    found = model.residual(tf.constant(allen_cahn.heat(points))).numpy()[:, 0]
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)

@@ -122,6 +122,8 @@ def test_stop_and_resume_is_never_stopped(make, optimizer):
         ("keras file", network, graph_engine),
         ("keras file", with_dropout_and_batchnorm, kormos_opt.LBFGS),
         ("weights file", with_dropout_and_batchnorm, kormos_opt.LBFGS),
+        ("keras file", with_dropout_and_batchnorm, kormos_opt.SSBroyden),
+        ("weights file", network, kormos_opt.SSBroyden),
         ("weights file", with_dropout_and_batchnorm, graph_engine),
         ("weights file", network, light),
         ("keras file", with_dropout_and_batchnorm, light),
@@ -269,7 +271,7 @@ def test_the_memory_of_other_methods_is_not_in_a_file_and_that_is_said(tmp_path,
     loaded = keras.models.load_model(tmp_path / "model.keras")
     with caplog.at_level("INFO", logger="kormos_opt"):
         history = loaded.fit(x, y, epochs=6, initial_epoch=4, verbose=0).history
-    assert "files carry it of L-BFGS alone" in caplog.text
+    assert "files carry it of L-BFGS, SSBroyden and SSBFGS alone" in caplog.text
     assert history["fg_evals"][0] <= 4
     assert int(loaded.optimizer.iterations) == 6
 
@@ -423,7 +425,7 @@ def test_engines():
 
 @pytest.mark.parametrize(
     ("arguments", "method"),
-    [({}, "L-BFGS-auto"), ({"bounds": {"kernel": (0, None)}}, "L-BFGS-B"), ({"cache": False}, "L-BFGS-B")],
+    [({}, "L-BFGS-graph"), ({"bounds": {"kernel": (0, None)}}, "L-BFGS-B"), ({"cache": False}, "L-BFGS-B")],
 )
 def test_auto_takes_what_can_do_the_job_and_says_which(arguments, method):
     optimizer = kormos_opt.LBFGS(engine="auto", memory=4, options={"maxls": 15}, **arguments)

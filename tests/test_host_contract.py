@@ -7,6 +7,7 @@ import pytest
 import scipy.optimize
 import tensorflow as tf
 from scipy.optimize import _cobyla_py, _cobyqa_py, _minimize, _trustregion
+from scipy.optimize._dcsrch import DCSRCH
 
 from kormos_opt.solvers import scipy_options
 from kormos_opt.solvers.scipy_methods import METHODS
@@ -78,3 +79,29 @@ def test_what_is_taken_from_tfp():
     y = s * [1.0, 2.0, 5.0]
     results = lbfgs.LBfgsOptimizerResults(False, False, tf.constant(7), 0, None, None, gradient, s, y)
     np.testing.assert_allclose(lbfgs._get_search_direction(results), two_loop_direction(s, y, gradient), rtol=1e-12)
+
+
+@pytest.mark.parametrize("first", [0.1, 1.0, 30.0])
+def test_the_line_search_of_minpack_is_reverse_communication(first):
+    """`DCSRCH._iterate` says where to evaluate next, and asks for the same points as scipy's own loop around it."""
+    asked = {"mine": [], "scipy": []}
+
+    def phi(t, who):
+        asked[who].append(t)
+        return (t - 2) ** 4 + 0.1 * np.sin(5 * t)
+
+    def slope(t):
+        return 4 * (t - 2) ** 3 + 0.5 * np.cos(5 * t)
+
+    settings = {"xtol": 1e-14, "stpmin": 1e-100, "stpmax": 1e100}
+    expected, *_ = DCSRCH(lambda t: phi(t, "scipy"), slope, 1e-4, 0.9, **settings)(first, phi(0.0, "scipy"), slope(0.0))
+    search, t, value, derivative = DCSRCH(None, None, 1e-4, 0.9, **settings), first, phi(0.0, "mine"), slope(0.0)
+    task = b"START"
+    while True:
+        t, value, derivative, task = search._iterate(t, value, derivative, task)
+        if task[:2] != b"FG":
+            break
+        value, derivative = phi(t, "mine"), slope(t)
+    assert task[:4] == b"CONV"
+    assert t == expected
+    assert asked["mine"] == asked["scipy"]

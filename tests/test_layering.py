@@ -29,6 +29,7 @@ FOLDERS = {
 }
 # What a root module may bring in. They are below all folders, but the models of kormos, which are above.
 ROOT = {
+    "kormos_opt.callbacks": (set(), {"keras", "numpy"}),
     "kormos_opt.evaluation": (set(), {"numpy"}),
     "kormos_opt.memory_limits": (set(), {"psutil", "tensorflow"}),
     "kormos_opt.models": ({*FOLDERS, "root"}, {"keras", "numpy"}),

@@ -28,6 +28,7 @@ OPTIMIZERS = {
     "scipy": lambda: kormos_opt.LBFGS(),
     "light": light,
     "graph": lambda: kormos_opt.LBFGS(engine="graph"),
+    "ss-broyden": lambda: kormos_opt.SSBroyden(),
     "newton-cg": lambda: kormos_opt.NewtonCG(),
     "trust-exact": lambda: kormos_opt.TrustExact(),
     "nelder-mead": lambda: kormos_opt.NelderMead(),

@@ -155,20 +155,21 @@ def _products(pairs, vector):
     return tf.cast(tf.linalg.matvec(pairs, vector), tf.float64)
 
 
-for name, fallback in (("L-BFGS-graph", None), ("L-BFGS-auto", "L-BFGS-B")):
-    register(
-        Method(
-            name,
-            variables=variables,
-            step=step,
-            renew=renew,
-            options={**OPTIONS, "maxls": 20, "memory": 10},
-            tolerances=("ftol", "gtol"),
-            instead="engine='scipy'",
-            fallback=fallback,
-            reference=(
-                "Byrd, Nocedal and Schnabel, Representations of quasi-Newton matrices and their use in limited memory "
-                "methods (1994)"
-            ),
-        )
+_OPTIONS = {**OPTIONS, "maxls": 20, "memory": 10}
+
+register(
+    Method(
+        "L-BFGS-graph",
+        variables=variables,
+        step=step,
+        renew=renew,
+        options=_OPTIONS,
+        tolerances=("ftol", "gtol"),
+        instead="engine='scipy'",
+        reference=(
+            "Byrd, Nocedal and Schnabel, Representations of quasi-Newton matrices and their use in limited memory "
+            "methods (1994)"
+        ),
     )
+)
+register(Method("L-BFGS-auto", choices=("L-BFGS-graph", "L-BFGS-B"), options=_OPTIONS, tolerances=("ftol", "gtol")))

@@ -1,12 +1,12 @@
 """The optimizers to compile with, by name. Settings only: no tensor, no thread."""
 
 from kormos_opt.optimizers.batch_optimizer import BatchOptimizer
+from kormos_opt.optimizers.lbfgs import LBFGS
 from kormos_opt.optimizers.methods import (
     BFGS,
     CG,
     COBYLA,
     COBYQA,
-    LBFGS,
     SLSQP,
     TNC,
     Dogleg,
@@ -19,6 +19,7 @@ from kormos_opt.optimizers.methods import (
     TrustNCG,
 )
 from kormos_opt.optimizers.scipy_batch_optimizer import ScipyBatchOptimizer
+from kormos_opt.optimizers.self_scaled import SSBFGS, SSBroyden
 from kormos_opt.solvers import registry
 
 METHODS = (
@@ -37,6 +38,8 @@ METHODS = (
     TrustNCG,
     TrustExact,
     TrustKrylov,
+    SSBroyden,
+    SSBFGS,
 )
 
 # What `compile(optimizer=name)` and `get` know, in lower case: scipy's names and those of the classes.

@@ -41,7 +41,8 @@ class BatchOptimizer(RemembersSolver):
             weights keep their dtype. Defaults to `"model"`.
         save_memory: Whether files carry what the solver knows, so that a fit goes on from them with the very same
             iterates: `True`, `False`, or `"auto"` (up to 256 MiB). L-BFGS knows 2 m n numbers, for m pairs and n
-            weights; the other methods of scipy cannot be saved in the middle. Defaults to `"auto"`.
+            weights, SSBroyden and SSBFGS n^2; the other methods of scipy cannot be saved in the middle. Defaults to
+            `"auto"`.
         **kwargs: Nothing. Settings of Keras's stochastic optimizers are refused with the reason.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The docstrings of the classes of `methods.py`: two lines of each say what it is good at, the rest is generated."""
+"""The docstrings of the classes of single methods: two lines say what each is good at, the rest is generated."""
 
 import keras
 
@@ -8,14 +8,14 @@ _DOCSTRING = """{what}
 
 Args:
     tol: As in scipy. Defaults to `None`.
-    options: Options of scipy's {method}, handed over as they are. Defaults to `None`.
+    options: Options of {method}. Defaults to `None`.{arguments}
     bounds: {bounds} Defaults to `None`.
     constraints: {constraints} Defaults to `None`.
     name: Name of the optimizer. Defaults to `None`: that of the class, in lower case.
     **kwargs: The other arguments of `ScipyBatchOptimizer`.
 
 Raises:
-    ValueError: For an option that scipy does not know, or a setting of another kind of optimizer.
+    ValueError: For an option that {method} does not know, or a setting of another kind of optimizer.
 
 Example:
 
@@ -33,16 +33,18 @@ Reference: {reference}
 _TAKEN = "As `ScipyBatchOptimizer` takes them.", "None are taken."
 
 
-def documented(cls: type) -> type:
+def documented(cls: type, arguments: str = "") -> type:
     """Completes the docstring of a class from the row of its method, and lets Keras load it from files.
 
     Args:
         cls: A class with a `method`.
+        arguments: Lines on arguments of its own. Defaults to none.
     """
     method = registry.find(cls.method)
     cls.__doc__ = _DOCSTRING.format(
         what=cls.__doc__.strip().replace("\n    ", "\n"),
         method=method.name,
+        arguments=arguments and f"\n    {arguments}",
         bounds=_TAKEN[not method.bounds],
         constraints=_TAKEN[not method.constraints],
         cls=cls.__name__,

@@ -1,4 +1,4 @@
-"""The general optimizer: any method of the registry, or several in a chain."""
+"""The general optimizer: any method of the registry, or several in a chain; and the base of classes of one method."""
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
@@ -138,6 +138,45 @@ class ScipyBatchOptimizer(BatchOptimizer):
         if config.get("constraints"):
             config["constraints"] = [constraints_of_stages.from_config(each) for each in config["constraints"]]
         return cls(**config)
+
+
+class StageSettings(Settings, total=False):
+    """What the classes of single methods take by keyword, see `ScipyBatchOptimizer`."""
+
+    epochs: int | None
+    pretrain_fn: Callable[[keras.Model], Any] | None
+
+
+class NamedOptimizer(ScipyBatchOptimizer):
+    """An optimizer of one method, which its class names.
+
+    Args:
+        tol: As in `ScipyBatchOptimizer`, like the following.
+        options: Those of the method.
+        bounds: As there.
+        constraints: As there.
+        name: Name of the optimizer. Defaults to `None`: that of the class, in lower case.
+        **kwargs: As there.
+    """
+
+    method = None
+
+    def __init__(
+        self,
+        tol: float | None = None,
+        options: Mapping[str, Any] | None = None,
+        bounds: BoundsLike = None,
+        constraints: Any = None,
+        name: str | None = None,
+        **kwargs: Unpack[StageSettings],
+    ):
+        name = name or type(self).__name__.lower()
+        super().__init__(name, self.method, tol=tol, options=options, bounds=bounds, constraints=constraints, **kwargs)
+
+    def get_config(self):
+        config = super().get_config()
+        del config["method"]
+        return config
 
 
 def _deserialized(value, custom_objects):

@@ -17,6 +17,7 @@ from kormos_opt.training.memory import RunMemory
 
 SAVED_BY_DEFAULT = 256 * 2**20  # bytes that save_memory="auto" puts into files
 _PREFIX = "solver_"  # of the names of arrays in a file
+_DRAWN = "data_"
 _log = logging.getLogger("kormos_opt")
 
 
@@ -47,6 +48,15 @@ class RemembersSolver(keras.optimizers.Optimizer):
         if saved is None:
             self._memory.variables, self._memory.owner = made, weakref.ref(model)
         return made
+
+    @property
+    def drawn_data(self) -> tuple[int, tuple]:
+        """How often a callback has drawn new training data, and the arrays that are in use since, for files."""
+        return self._memory.drawn_data
+
+    @drawn_data.setter
+    def drawn_data(self, drawn: tuple[int, tuple]) -> None:
+        self._memory.drawn_data = drawn
 
     def watch(self, run) -> None:
         """Files carry what this run knows, from here on."""
@@ -86,10 +96,16 @@ class RemembersSolver(keras.optimizers.Optimizer):
         if memory is not None and not left_out:
             for name, array in memory.to_arrays().items():
                 store[_PREFIX + name] = array
+        count, arrays = self.drawn_data
+        for i, array in enumerate(arrays):
+            if array is not None:
+                store[f"{_DRAWN}{count}_{i}"] = np.asarray(array)
 
     def load_own_variables(self, store):
         """The inverse, with room for as many seeds as there are in the file."""
         names = list(store.keys())
+        self.drawn_data = _drawn(store, [name for name in names if name.startswith(_DRAWN)])
+        names = [name for name in names if not name.startswith(_DRAWN)]
         arrays = {name.removeprefix(_PREFIX): np.array(store[name]) for name in names if name.startswith(_PREFIX)}
         self._memory.loaded_arrays = RunMemory.from_arrays(arrays) if arrays else None
         values = {name: store[name] for name in names if not name.startswith(_PREFIX)}
@@ -153,6 +169,7 @@ class _Untracked:
     """Holds what neither Keras nor TensorFlow shall track: they would wrap and save it."""
 
     variables = None
+    drawn_data = 0, ()
     loaded_values = None
     loaded_arrays = None
     has_said_size = False
@@ -161,6 +178,14 @@ class _Untracked:
     def __init__(self):
         self.owner = self.run = _nobody  # of the variables, and who has the arrays, as weak references
         self.models = weakref.WeakSet()
+
+
+def _drawn(store, names):
+    """`drawn_data` from the names of its arrays, which hold the count and the places."""
+    numbers = [tuple(map(int, name.removeprefix(_DRAWN).split("_"))) for name in names]
+    arrays = {place: np.array(store[name]) for name, (_, place) in zip(names, numbers, strict=True)}
+    count = numbers[0][0] if numbers else 0
+    return count, tuple(arrays.get(place) for place in range(max(arrays, default=-1) + 1))
 
 
 def _nobody():

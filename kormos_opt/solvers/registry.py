@@ -36,8 +36,10 @@ class Method:
             name. In the graph, `position`, `objective_value` and `objective_gradient` must be among them.
         step: Called as `step(value_and_gradient, state, nit, options)` while a graph is traced. `state` holds tensors
             by the names of `variables`. Returns the next state, and whether no better point was found.
-        renew: Called with the state, as tensors, when f and its gradient in it were replaced by those of a changed
-            objective. Returns what else has to change in it. Defaults to `None`: nothing.
+        renew: For an f that changes in the middle of a run. In the graph: called with the state, as tensors, in which f
+            and its gradient are new already. Returns what else has to change. In numpy: called with the arrays of the
+            run so far. Returns those that the next run begins with, where all others are zeros. Defaults to `None`:
+            nothing changes in the graph, and a solver in numpy starts afresh.
         check_installed: Raises `ImportError` if the solver needs a package that is missing. Defaults to `None`.
         options: What `options=` may hold, with the defaults. Defaults to `None`: the other arguments of `start`. A
             solver in the graph names them all.
@@ -49,14 +51,14 @@ class Method:
         constrained_matrices: The same with nonlinear constraints and bounds. Defaults to `0`.
         instead: The method to take where those do not fit. Defaults to `"L-BFGS-B"`.
         takes_xla: Whether XLA may compile `step`: no shape in it depends on a value. Defaults to `True`.
-        fallback: Of a solver in the graph, the method that takes its place where there are bounds, or where the data is
-            streamed or cannot be joined. Defaults to `None`: an error says so.
+        choices: Of a name that stands for two methods, a method in the graph and one in numpy, which takes its place
+            where there are bounds, or where the data is streamed or cannot be joined. Defaults to `()`.
         ends_at_resolution: Whether the first trial point of an iteration is a step that the method hopes to take. The
             end at the resolution of f can be told from such a step. Defaults to `True`.
         reference: Where to read about it. Defaults to none.
 
     Raises:
-        ValueError: Without `start`, or `variables`, `step` and `options`.
+        ValueError: Without `start`, or `variables`, `step` and `options`, or `choices` and `options`.
     """
 
     name: str
@@ -75,19 +77,19 @@ class Method:
     constrained_matrices: float = 0
     instead: str = "L-BFGS-B"
     takes_xla: bool = True
-    fallback: str | None = None
+    choices: tuple[str, str] | tuple[()] = ()
     ends_at_resolution: bool = True
     reference: str = ""
 
     def __post_init__(self):
         in_numpy = self.start is not None and self.step is None
         in_graph = self.start is None and self.step is not None and self.variables is not None
-        if not (in_numpy or in_graph):
+        if not (in_numpy or in_graph or self.choices):
             raise ValueError(
                 "Expected `start` for a solver in numpy, or `variables` and `step` for one in the graph. "
                 f"Received: start={self.start!r}, variables={self.variables!r}, step={self.step!r}."
             )
-        if self.options is None and in_graph:
+        if self.options is None and not in_numpy:
             raise ValueError(
                 "Expected the options of a solver in the graph: those of graph_solvers.variables.OPTIONS and its own. "
                 f"Received: options=None for {self.name}."
@@ -153,7 +155,7 @@ def register(method: Method) -> Method:
 
 def _origin(method):
     """Where a solver was written: a notebook may run the same cell again."""
-    function = method.start or method.step
+    function = method.start or method.step or _origin
     function = getattr(function, "func", function)  # of a partial
     return method.name, function.__module__, function.__qualname__
 

@@ -83,15 +83,15 @@ class Plan:
         }
         if method.start is not None:
             return SolverStage(**settings)
-        if method.fallback is None:
+        if not method.choices:
             return GraphStage(**settings)
-        return AutoStage(**settings, fallback=self._fallback(registry.find(method.fallback), settings, given))
+        in_graph, in_numpy = (self._with(registry.find(name), settings, given) for name in method.choices)
+        return AutoStage(**in_graph, fallback=SolverStage(**in_numpy))
 
-    def _fallback(self, method, settings, given):
-        """The stage of another method, with those of the options that it knows."""
+    def _with(self, method, settings, given):
+        """The settings for another method, with those of the options that it knows."""
         known = {name: value for name, value in given.items() if name in method.options}
-        options = {**self._preset.get(method.name, {}), **known}
-        return SolverStage(**{**settings, "method": method, "options": options})
+        return {**settings, "method": method, "options": {**self._preset.get(method.name, {}), **known}}
 
 
 def _is_list(value):

@@ -36,8 +36,9 @@ class Context(Protocol):
     start: np.ndarray
     is_whole: bool
 
-    def memory(self, specs: Mapping[str, ArraySpec]) -> dict[str, np.ndarray]:
-        """The arrays for a solver to work on: zeros, or what a file has brought, where that fits."""
+    def memory(self, method: Method, specs: Mapping[str, ArraySpec]) -> dict[str, np.ndarray]:
+        """The arrays for a solver to work on: zeros, what a file has brought where that fits, or what the run before
+        hands over because f has changed."""
 
     def run(self, solver: Solver, method: Method, ends_at_resolution: bool) -> "Run":
         """A run of a solver in numpy."""
@@ -119,7 +120,7 @@ class SolverStage(Stage):
         if self.method.constraints:
             problem["constraints"] = constraints
         if self.method.variables is not None:
-            problem["memory"] = memory(self.method.variables(x0.size, options))
+            problem["memory"] = memory(self.method, self.method.variables(x0.size, options))
         return self.method.start(x0, **problem | options)
 
 

@@ -56,11 +56,13 @@ class Beginning:
         self._before = before
         self._loaded: tuple[Evaluation, RunMemory] | None = None
         self._arrays = None
+        self._kept = {}
         self.parameters = answers.objective.parameters
         self.start = self.parameters.ravel() if evaluation is None else evaluation.x
 
-    def memory(self, specs: Mapping[str, ArraySpec]) -> dict[str, np.ndarray]:
-        """The arrays for a solver to work on: what a file has brought if it fits these weights and data, or zeros."""
+    def memory(self, method: Method, specs: Mapping[str, ArraySpec]) -> dict[str, np.ndarray]:
+        """The arrays for a solver to work on: what a file has brought if it fits these weights and data, what the run
+        before hands over because f has changed, or zeros."""
         loaded = None if self._evaluation is not None else self._optimizer.take_loaded_memory()
         if loaded is not None:
             evaluation = evaluation_at(self._answers.objective, loaded.x, loaded.fun, loaded.jac, loaded.seeds)
@@ -69,7 +71,10 @@ class Beginning:
                 self._loaded, self._arrays = (evaluation, loaded), loaded.arrays
                 return self._arrays
             _log.warning(Reason.OTHER_MEMORY.message)
-        self._arrays = {name: np.zeros(spec.shape, spec.dtype) for name, spec in specs.items()}
+        if self._before is not None and method.renew is not None:
+            self._kept = method.renew(self._before.arrays)
+        missing = {name: spec for name, spec in specs.items() if name not in self._kept}
+        self._arrays = {name: np.zeros(spec.shape, spec.dtype) for name, spec in missing.items()} | self._kept
         return self._arrays
 
     @property
@@ -86,6 +91,7 @@ class Beginning:
             run = SolverRun(solver, self._answers, self._evaluation, self._before, self._arrays, method.name)
         else:
             run = SolverRun.from_memory(solver, self._answers, evaluation, memory, method.name)
+        run.keeps_memory = bool(self._kept)
         self._optimizer.watch(run)
         return run
 

@@ -102,6 +102,18 @@ class Fit:
         self._objective.objective.outside.remember()  # a train step may count its calls in a variable of its own
         return self._logs()
 
+    def change_data(self, change: Callable[[], None]) -> None:
+        """Between two epochs: the run goes on from where it stands, with the data that `change` puts in place."""
+        progress = self._progress
+        self._begin_epoch()
+        self.forget()
+        change()
+        self._take_objective()
+        if progress.run is None:
+            self._start(pretrain=False)
+        elif progress.run.accepted is not None and not progress.is_between_stages:
+            self._take_anew("new training data", self._evaluate_again())
+
     def abandon(self, is_interrupt: bool) -> None:
         """After an error: puts the model back to the last accepted iterate. After Ctrl-C the run stays where it can."""
         self.forget()
@@ -236,6 +248,7 @@ class Fit:
         keeps = self._progress.run.takes_anew(evaluation)
         if not keeps:
             self._start(pretrain=False, start=evaluation)
+            keeps = self._progress.run.keeps_memory
         what_next = "keeps its memory" if keeps else "starts afresh"
         self._warn("anew", _ANEW.format(changed, self._progress.stage.name, what_next))
 

@@ -22,12 +22,12 @@ class Reason(Enum):
     FROM_A_FILE = (
         "file",
         "This model was trained before: the solver starts afresh from its weights. What it knew of the iterations "
-        "before is gone: compile() never carries it, and files carry it of L-BFGS alone, with save_memory=True or if "
-        "it is small.",
+        "before is gone: compile() never carries it, and files carry it of L-BFGS, SSBroyden and "
+        "SSBFGS alone, with save_memory=True or if it is small.",
     )
     OTHER_MEMORY = (
         "memory",
-        "The memory of L-BFGS that came with the model is of other weights or another objective: the solver starts "
+        "The memory of the solver that came with the model is of other weights or another objective: the solver starts "
         "afresh from the weights.",
     )
     AFTER_AN_ERROR = "error", "The last fit ended with an error: the solver starts afresh from the weights."

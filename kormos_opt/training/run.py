@@ -46,7 +46,12 @@ class Run:
         nhev: Products of the Hessian with a vector.
         gradient_norm: The 2-norm of the gradient at the last accepted iterate, `None` without derivatives.
         result: The solver's `OptimizeResult` once it has ended, else `None`.
+        arrays: Those that a solver in numpy works on, `None` if it has none.
+        keeps_memory: Whether it has begun with what the run before knew, of an f that has changed since.
     """
+
+    arrays = None
+    keeps_memory = False
 
     def __init__(self, answers: Answers, method: str = ""):
         self._answers = answers

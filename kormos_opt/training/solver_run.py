@@ -46,7 +46,7 @@ class SolverRun(Run):
         method: str = "",
     ):
         super().__init__(answers, method)
-        self._arrays = arrays
+        self.arrays = arrays
         self._solver = solver
         self._request = None
         self._evaluations = RecentEvaluations()
@@ -81,11 +81,11 @@ class SolverRun(Run):
 
     def memory(self) -> RunMemory | None:
         """That of a run that waits for its next iteration."""
-        if self._arrays is None or not self._goes_on:
+        if self.arrays is None or not self._goes_on:
             return None
         counts = np.array([self.nit, self.nfev, self.nhev])
         x, fun, jac = self.accepted[:3]
-        return RunMemory(x, np.array(fun), jac, np.array(self._first_largest), counts, self._seeds, self._arrays)
+        return RunMemory(x, np.array(fun), jac, np.array(self._first_largest), counts, self._seeds, self.arrays)
 
     def awaited(self) -> EvaluateWithGradient | EvaluateValue | None:
         """The evaluation that the solver waits for, unless it is known already."""

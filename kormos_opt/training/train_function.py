@@ -140,6 +140,31 @@ class TrainFunction:
         """Why the stages that have ended did so, and where the solver stands that has not."""
         return self._progress.messages + ([self._optimizer.result.message] if self._progress.is_suspended else [])
 
+    @property
+    def rows(self) -> int:
+        """The rows of the fit that runs, in all processes."""
+        rows = self._session.data.rows
+        return rows if self._replicas is None else self._replicas.sum_of_rows(rows)
+
+    def begin_with(self, *arrays) -> None:
+        """Before the first step of a fit: takes these arrays for its data, x, y and sample_weight or less."""
+        self._session.data = self._collect_arrays(*arrays)
+
+    def go_on_with(self, *arrays) -> None:
+        """Between two epochs: the fit goes on with these arrays for its data, x, y and sample_weight or less."""
+        data = self._collect_arrays(*arrays)
+        with self._guarded() as fit:
+            fit.change_data(functools.partial(setattr, self._session, "data", data))
+
+    def _collect_arrays(self, x, y=None, sample_weight=None):
+        if self._session.data.steps > 1:
+            raise ValueError(
+                "Expected a fit on data in memory: new data can replace it then. Received: data that is streamed. "
+                "Give fit arrays, or the optimizer cache=True."
+            )
+        settings = {"class_weight": None, "batch_size": None, "steps_per_epoch": None}
+        return collect.of_fit(self._replicas, True, x, y, sample_weight, **settings)
+
     def renew(self) -> None:
         """Makes the objective anew at the next step, of the model as it is then, and starts the solver afresh."""
         self._progress.close(Reason.MADE_ANEW)

@@ -1,0 +1,78 @@
+"""An inverse problem: the viscosity of Burgers' equation from measurements of its solution.
+
+    u_t + u u_x = v u_xx  for -1 < x < 1, 0 < t < 1,   u(x, 0) = -sin(pi x),   u(-1, t) = u(1, t) = 0,   v = ?
+
+python -m examples.inverse_burgers [--noise 0.01] [--measurements 500] [--iterations 5000] [--picture inverse.png]
+
+v is a weight like those of the network, and a metric shows it in the history. The loss has two terms, over points of
+two kinds: the residual at the points that `fit` is given, and the misfit at the measurements, which the model keeps.
+"""
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from examples import burgers, physics
+
+
+class InverseBurgers(burgers.Burgers):
+    """Burgers' network with an unknown viscosity exp(c).
+
+    Args:
+        places: Where u was measured, of shape `(count, 2)`.
+        values: What was measured, of shape `(count, 1)`.
+        weight: Of the misfit in the loss. Defaults to `10.0`.
+        guess: The viscosity to begin with. Defaults to `0.02`.
+    """
+
+    def __init__(self, places, values, weight=10.0, guess=0.02):
+        super().__init__()
+        self.places, self.values, self.weight = tf.constant(places), tf.constant(values), weight
+        self.logarithm = self.add_weight(
+            shape=(), initializer=keras.initializers.Constant(np.log(guess)), name="log_viscosity", dtype="float64"
+        )
+        self.shown = keras.metrics.Mean(name="viscosity", dtype="float64")
+
+    @property
+    def viscosity(self):
+        return keras.ops.exp(self.logarithm)
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        """Both terms. The second one does not depend on x, so it is the same for every part of the points."""
+        self.shown.update_state(self.viscosity)
+        misfit = tf.reduce_mean(tf.square(self(self.places) - self.values))
+        return super().compute_loss(x, y, y_pred, sample_weight, training) + self.weight * misfit
+
+
+def measure(count: int, noise: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Random places, and u there with normal noise."""
+    rng = np.random.default_rng(seed + 1)
+    places = burgers.collocation_points(count, seed + 1)
+    values = burgers.exact(*places.T)[:, None]
+    return places, values + noise * rng.normal(size=values.shape)
+
+
+def errors(model: keras.Model) -> dict[str, float]:
+    """The relative error of the viscosity, and that of u."""
+    viscosity = float(np.exp(model.logarithm.numpy()))
+    return {"error": abs(viscosity / burgers.VISCOSITY - 1), "error_of_u": burgers.errors(model)["error"]}
+
+
+def main() -> None:
+    """Trains with Adam and each solver, prints the viscosity and draws how it was found."""
+    flags = physics.parser(__doc__.splitlines()[0], rows=2500, iterations=5000, picture="inverse_burgers.png")
+    flags.add_argument("--measurements", type=int, default=500)
+    flags.add_argument("--noise", type=float, default=0.0, help="standard deviation")
+    arguments = flags.parse_args()
+    places, values = measure(arguments.measurements, arguments.noise, arguments.seed)
+    points = burgers.collocation_points(arguments.rows, arguments.seed)
+    histories, model = physics.compare(lambda: InverseBurgers(places, values), points, errors, arguments)
+    for solver, history in histories.items():
+        print(f"{solver}: viscosity {history['viscosity'][-1]:.9f}, of which the exact one is {burgers.VISCOSITY:.9f}")
+    found = model.at(burgers.POINTS).reshape(burgers.SOLUTION.shape)
+    axes = ("t", burgers.GRID[1]), ("x", burgers.GRID[0])
+    physics.draw(arguments.picture, histories, axes, found, burgers.SOLUTION, what="relative error of the viscosity")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,292 @@
+"""Self-scaled quasi-Newton methods: updates of a full inverse Hessian, which is scaled in every iteration.
+
+    p = -H g,   s = t p,   y = g(x + s) - g(x),   rho = 1 / y's,   v = rho s - Hy / y'Hy
+    H_new = (H - Hy (Hy)' / y'Hy + phi y'Hy v v') / tau + rho s s'
+
+tau = phi = 1 is BFGS. SSBFGS chooses tau, SSBroyden both. H_new is positive definite and has H_new y = s.
+
+Sources: Al-Baali, Numerical experience with a class of self-scaling quasi-Newton algorithms, JOTA 96 (1998); Urban,
+Stefanou and Pons, Unveiling the optimization process of physics informed neural networks, J. Comput. Phys. 523 (2025),
+whose theta-, theta+ and c are `least`, `most` and `c` here.
+
+H is one triangle of one array, changed in place: an iteration is one product and one update of rank 2.
+"""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+from scipy.linalg import LinAlgError, blas, cholesky
+from scipy.optimize._dcsrch import DCSRCH
+
+from kormos_opt.solvers.base import ArraySpec, EvaluateWithGradient, Iterate, Solver
+from kormos_opt.solvers.endings import Ending
+from kormos_opt.solvers.registry import Method, register
+
+_C1, _C2 = 1e-4, 0.9  # of the strong Wolfe conditions
+_MEANS_NOTHING = 1e-12  # a, relative: H^-1 s and y are parallel, and every update of the class is the same
+
+
+def broyden(b: float, h: float, size: int) -> tuple[float, float]:
+    """tau and phi of SSBroyden.
+
+    Args:
+        b: s'H^-1 s / y's.
+        h: y'Hy / y's.
+        size: n.
+    """
+    a = b * h - 1
+    if size == 1 or abs(a) < _MEANS_NOTHING * b * h:
+        return 1.0, 1.0
+    c = np.sqrt(abs(a) / (1 + a))
+    rho = min(1.0, h * (1 - c))
+    least, most = (rho - 1) / a, 1 / rho
+    theta = max(least, min(most, (1 - b) / b))
+    sigma = 1 + a * theta
+    of_size = abs(sigma) ** (1 / (1 - size))
+    of_b = min(1.0, 1 / b)
+    tau = min(of_b * of_size, sigma) if theta <= 0 else of_b * min(of_size, 1 / theta)
+    return tau, (1 - theta) / sigma
+
+
+def scaled_bfgs(b: float, h: float, size: int) -> tuple[float, float]:
+    """tau and phi of SSBFGS, with the arguments of `broyden`."""
+    return min(1.0, 1 / b), 1.0
+
+
+def plain_bfgs(b: float, h: float, size: int) -> tuple[float, float]:
+    """tau and phi of BFGS, with the arguments of `broyden`."""
+    return 1.0, 1.0
+
+
+def variables(size: int, options: Mapping) -> dict[str, ArraySpec]:
+    """All that a run knows. H takes 8 n^2 bytes.
+
+    Args:
+        size: n, the number of weights.
+        options: Those of the method.
+    """
+    return {
+        "x": ArraySpec((size,)),
+        "gradient": ArraySpec((size,)),
+        "direction": ArraySpec((size,)),
+        "inverse_hessian": ArraySpec((size, size)),
+        "fun": ArraySpec(()),
+        "reduction": ArraySpec(()),
+        "counts": ArraySpec((3,), "int64"),
+    }
+
+
+def renew(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What is kept where f has become another function of the same kind: H, if it is positive definite."""
+    matrix = arrays["inverse_hessian"]
+    _symmetrize(matrix)
+    try:
+        cholesky(matrix, lower=True, check_finite=False)
+    except LinAlgError:
+        return {}
+    return {"inverse_hessian": matrix}
+
+
+def minimize(
+    scaling: Callable[[float, float, int], tuple[float, float]],
+    x0: np.ndarray,
+    tol: float | None = None,
+    memory: Mapping[str, np.ndarray] | None = None,
+    gtol: float = 1e-8,
+    maxls: int = 20,
+    maxiter: int | None = None,
+    maxfun: int | None = None,
+    initial_scale: bool = False,
+) -> Solver:
+    """Runs a self-scaled quasi-Newton method one request at a time.
+
+    The line search is that of More and Thuente. Its first length is `min(1, 2.02 (f - f_before) / slope)`: with 1, a
+    scaled H steps too far at first. Where it finds nothing, H begins again as the identity, once.
+
+    Args:
+        scaling: tau and phi: `broyden`, `scaled_bfgs` or `plain_bfgs`.
+        x0: Starting point, float64 of shape `(n,)`.
+        tol: Sets `gtol`. Defaults to `None`.
+        memory: Arrays as `variables` says them, which this run works on. Defaults to `None`: new ones.
+        gtol: How small every component of the gradient shall be. Defaults to `1e-8`.
+        maxls: How many evaluations a line search may make. Defaults to `20`.
+        maxiter: How many iterations there may be. Defaults to `None`: any number.
+        maxfun: How many evaluations there may be. Defaults to `None`: any number.
+        initial_scale: Whether H is multiplied by `y's / y'y` before its first update (Nocedal and Wright, Numerical
+            Optimization, 2006, equation 6.20). Defaults to `False`.
+
+    Returns:
+        A solver.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from kormos_opt.solvers.self_scaled import broyden, minimize
+    >>> from kormos_opt.solvers.testing import drive
+    >>> drive(minimize(broyden, np.ones(2)), lambda x: (x @ x, 2 * x)).result.x.round(5) + 0
+    array([0., 0.])
+    """
+    if memory is None:
+        memory = {name: np.zeros(shape, dtype) for name, (shape, dtype) in variables(x0.size, {}).items()}
+    limits = [np.inf if limit is None else limit for limit in (maxiter, maxfun)]
+    return _run(x0, scaling, memory, gtol if tol is None else tol, maxls, *limits, initial_scale)
+
+
+_ITERATIONS, _EVALUATIONS, _UPDATES = range(3)  # of counts; the updates since H was the identity
+
+
+def _run(x0, scaling, memory, gtol, maxls, maxiter, maxfun, initial_scale):
+    state = _State(memory)
+    counts = state.counts
+    if counts[_EVALUATIONS] == 0:
+        fun, gradient = yield EvaluateWithGradient(x0)
+        counts[_EVALUATIONS] = 1
+        state.begin(x0, fun, gradient)
+    while True:
+        if np.abs(state.gradient).max() <= gtol:
+            return _result(state, Ending.SMALL_GRADIENT, "gtol")
+        if counts[_ITERATIONS] >= maxiter:
+            return _result(state, Ending.LIMIT, "maxiter")
+        if counts[_EVALUATIONS] >= maxfun:
+            return _result(state, Ending.LIMIT, "maxfun")
+        found, tried = yield from _search(state, maxls)
+        counts[_EVALUATIONS] += tried
+        if found is None and counts[_UPDATES] == 0:
+            return _result(state, Ending.NO_BETTER_POINT)
+        if found is None:
+            state.forget()
+            continue
+        state.move(found, scaling, initial_scale)
+        counts[_ITERATIONS] += 1
+        yield Iterate(state.x.copy())
+
+
+class _Found(NamedTuple):
+    length: float
+    x: np.ndarray
+    fun: float
+    gradient: np.ndarray
+
+
+def _search(state, maxls):
+    """Along p: what satisfies the strong Wolfe conditions, or the best of what lowers f enough, or `None`."""
+    slope = state.gradient @ state.direction
+    length = min(1.0, 2.02 * state.reduction / -slope) or 1.0 if slope < 0 else 0.0
+    search = DCSRCH(None, None, _C1, _C2, xtol=1e-14, stpmin=1e-100, stpmax=1e100)
+    value, derivative, task, last, best = state.fun, slope, b"START", None, None
+    for count in range(maxls + 1):
+        length, value, derivative, task = search._iterate(length, value, derivative, task)
+        if task[:2] != b"FG" or not np.isfinite(length) or count == maxls:
+            return last if task[:4] == b"CONV" else best, count
+        x = state.x + length * state.direction
+        value, gradient = yield EvaluateWithGradient(x)
+        derivative = gradient @ state.direction
+        last = _Found(length, x, value, gradient)
+        if value <= state.fun + _C1 * length * slope and value < (state if best is None else best).fun:
+            best = last
+
+
+class _State:
+    """Where a run stands, in the arrays of `variables`. They change when a point is accepted, and only then."""
+
+    def __init__(self, memory):
+        self.x, self.gradient, self.direction = (memory[name] for name in ("x", "gradient", "direction"))
+        self.matrix, self.counts = memory["inverse_hessian"], memory["counts"]
+        self._fun, self._reduction = memory["fun"], memory["reduction"]
+
+    @property
+    def fun(self):
+        return float(self._fun)
+
+    @property
+    def reduction(self):
+        return float(self._reduction)
+
+    def begin(self, x, fun, gradient):
+        """From here, with the H that there is, or the identity."""
+        self.x[:], self._fun[()], self.gradient[:] = x, fun, gradient
+        if not self.matrix.any():
+            self.forget()
+            return
+        self.counts[_UPDATES] = 1
+        self.direction[:] = -_product(self.matrix, gradient)
+        self._reduction[()] = -gradient @ self.direction / 2  # of the step 1
+
+    def forget(self):
+        """H is the identity. The first step is about 1 long."""
+        self.counts[_UPDATES] = 0
+        self.matrix[:] = 0
+        np.fill_diagonal(self.matrix, 1)
+        self.direction[:] = -self.gradient
+        self._reduction[()] = np.linalg.norm(self.gradient) / 2
+
+    def move(self, found, scaling, initial_scale):
+        """To the point that was found, with H and the direction there."""
+        s, y, p = found.length * self.direction, found.gradient - self.gradient, self.direction.copy()
+        inverse_s_s = -found.length * (s @ self.gradient)
+        self._reduction[()] = self._fun - found.fun
+        self.x[:], self._fun[()], self.gradient[:] = found.x, found.fun, found.gradient
+        h_gradient = _product(self.matrix, self.gradient)
+        h_y = h_gradient + p
+        y_s, y_h_y = y @ s, y @ h_y
+        if not (y_s > 0 and y_h_y > 0):
+            self.direction[:] = -h_gradient
+            return
+        factor = 1.0
+        if initial_scale and self.counts[_UPDATES] == 0:
+            factor = y_s / (y @ y)
+            h_gradient, h_y, y_h_y, inverse_s_s = (
+                factor * h_gradient,
+                factor * h_y,
+                factor * y_h_y,
+                inverse_s_s / factor,
+            )
+        rho = 1 / y_s
+        tau, phi = scaling(rho * inverse_s_s, rho * y_h_y, s.size)
+        if not (np.isfinite(tau) and np.isfinite(phi) and tau > 0):
+            tau = phi = 1.0
+        of_ss, of_sy, of_yy = phi * y_h_y * rho**2 / tau + rho, -phi * rho / tau, (phi - 1) / (y_h_y * tau)
+        left = of_ss * s + of_sy * h_y, of_sy * s + of_yy * h_y
+        both = np.stack([s, h_y], axis=1), np.stack(left, axis=1) / 2
+        blas.dsyr2k(1.0, *both, beta=factor / tau, c=self.matrix.T, lower=1, overwrite_c=1)
+        self.counts[_UPDATES] += 1
+        s_g, y_g = s @ self.gradient, h_y @ self.gradient
+        self.direction[:] = -(h_gradient / tau + s_g * left[0] + y_g * left[1])
+
+
+def _product(matrix, vector):
+    """H times a vector. BLAS reads columns, so the lower triangle of the transpose holds H."""
+    return blas.dsymv(1.0, matrix.T, vector, lower=1)
+
+
+def _symmetrize(matrix):
+    """Copies the triangle that holds H to the other one."""
+    for i in range(len(matrix) - 1):
+        matrix[i + 1 :, i] = matrix[i, i + 1 :]
+
+
+def _result(state, ending, option=""):
+    _symmetrize(state.matrix)
+    nit, nfev, _ = (int(count) for count in state.counts)
+    fields = {"x": state.x.copy(), "fun": state.fun, "jac": state.gradient.copy(), "hess_inv": state.matrix}
+    message = ending.message(option=f"options={{'{option}': ...}}")
+    return ending.result(message=message, nit=nit, nfev=nfev, njev=nfev, **fields)
+
+
+for name, scaling in (("SS-Broyden", broyden), ("SS-BFGS", scaled_bfgs)):
+    register(
+        Method(
+            name,
+            start=functools.partial(minimize, scaling),
+            variables=variables,
+            renew=renew,
+            tolerances=("gtol",),
+            matrices=2,
+            reference=(
+                "Urban, Stefanou and Pons, Unveiling the optimization process of physics informed neural networks, "
+                "Journal of Computational Physics 523 (2025);\nhttps://doi.org/10.1016/j.jcp.2024.113656"
+            ),
+        )
+    )
