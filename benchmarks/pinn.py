@@ -26,6 +26,7 @@ def main():
     parser.add_argument("--solvers", default=",".join(physics.SOLVERS), help="in the table of solvers")
     parser.add_argument("--picture", default="pinn.png", help="of the table of solvers")
     arguments = parser.parse_args()
+    physics.double_precision()
     for name in arguments.only.split(","):
         table = pd.DataFrame(TABLES[name](arguments))
         print(f"\n{name}\n\n{table.to_markdown(index=False, floatfmt='.3g')}\n", flush=True)

@@ -157,6 +157,7 @@ def resampling(every: int, count: int) -> kormos_opt.callbacks.ResampleData:
 
 def main() -> None:
     """Trains with Adam and each solver, prints the errors and draws the best solution."""
+    physics.double_precision()
     flags = physics.parser(__doc__.splitlines()[0], rows=5000, iterations=20_000, adam=1000, picture="allen_cahn.png")
     flags.add_argument("--every", type=int, default=500, help="iterations between two draws of points")
     flags.add_argument("--candidates", type=int, default=50_000, help="points to draw from")

@@ -65,6 +65,7 @@ def errors(model: keras.Model) -> dict[str, float]:
 
 def main() -> None:
     """Trains with Adam and each solver, prints the errors and draws the best solution."""
+    physics.double_precision()
     arguments = physics.parser(__doc__.splitlines()[0], rows=2500, picture="burgers.png").parse_args()
     points = collocation_points(arguments.rows, arguments.seed)
     histories, model = physics.compare(Burgers, points, errors, arguments)

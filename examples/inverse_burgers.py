@@ -29,9 +29,9 @@ class InverseBurgers(burgers.Burgers):
         super().__init__()
         self.places, self.values, self.weight = tf.constant(places), tf.constant(values), weight
         self.logarithm = self.add_weight(
-            shape=(), initializer=keras.initializers.Constant(np.log(guess)), name="log_viscosity", dtype="float64"
+            shape=(), initializer=keras.initializers.Constant(np.log(guess)), name="log_viscosity"
         )
-        self.shown = keras.metrics.Mean(name="viscosity", dtype="float64")
+        self.shown = keras.metrics.Mean(name="viscosity")
 
     @property
     def viscosity(self):
@@ -60,6 +60,7 @@ def errors(model: keras.Model) -> dict[str, float]:
 
 def main() -> None:
     """Trains with Adam and each solver, prints the viscosity and draws how it was found."""
+    physics.double_precision()
     flags = physics.parser(__doc__.splitlines()[0], rows=2500, iterations=5000, picture="inverse_burgers.png")
     flags.add_argument("--measurements", type=int, default=500)
     flags.add_argument("--noise", type=float, default=0.0, help="standard deviation")

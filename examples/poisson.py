@@ -37,6 +37,7 @@ def errors(model: keras.Model) -> dict[str, float]:
 
 def main() -> None:
     """Trains with Adam and each solver, prints the errors and draws the best solution."""
+    physics.double_precision()
     defaults = {"rows": 2000, "iterations": 2000, "picture": "poisson.png"}
     arguments = physics.parser(__doc__.splitlines()[0], **defaults).parse_args()
     points = np.random.default_rng(arguments.seed).uniform(0, 1, (arguments.rows, 2))

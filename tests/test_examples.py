@@ -102,7 +102,11 @@ def run_physics(module, monkeypatch, capsys, tmp_path, *flags):
     picture = tmp_path / "picture.png"
     monkeypatch.setenv("MPLBACKEND", "agg")
     monkeypatch.setattr(sys, "argv", [module.__name__, *flags, "--picture", str(picture)])
-    module.main()
+    try:
+        module.main()
+    finally:
+        keras.config.set_floatx("float32")
+        keras.config.set_dtype_policy("float32")
     out = capsys.readouterr().out
     assert picture.read_bytes().startswith(b"\x89PNG")
     lines = [line.split() for line in out.splitlines() if ": loss " in line]
@@ -183,7 +187,7 @@ def test_the_spectral_method_has_converged():
     np.testing.assert_allclose(coarse[1:], fine[1:], atol=1e-7)
 
 
-def test_the_features_of_allen_cahn_have_these_derivatives():
+def test_the_features_of_allen_cahn_have_these_derivatives(float64):
     """The residual by the chain rule against difference quotients of the solution that the network makes."""
     keras.utils.set_random_seed(0)
     model, points, h = allen_cahn.AllenCahn(), np.array([[0.3, 0.2], [0.7, 0.6]]), 1e-3

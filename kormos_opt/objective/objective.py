@@ -14,7 +14,7 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
-from kormos_opt.data.full_batch import NO_ROWS, BatchList, FullBatch, first_chunk
+from kormos_opt.data.full_batch import NO_ROWS, BatchList, FullBatch, WholeTensors, first_chunk
 from kormos_opt.data.replicas import Replicas
 from kormos_opt.data.rows import rows_of
 from kormos_opt.keras_internals import model as keras_model
@@ -198,9 +198,10 @@ def _all_rows(data, replicas):
 
 def _structure_of(data, replicas):
     """What an objective is traced for: which parts a batch has, of which dtypes and ranks."""
+    is_plain = replicas is None and isinstance(data, WholeTensors)
     leaves = keras.tree.map_structure(
         lambda leaf: None if leaf is None else (type(leaf).__name__, leaf.dtype.name, len(leaf.shape)),
-        first_chunk(data, replicas, rows=1),
+        data.data if is_plain else first_chunk(data, replicas, rows=1),
     )
     return repr(leaves)
 

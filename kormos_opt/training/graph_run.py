@@ -10,7 +10,6 @@ import logging
 from typing import TYPE_CHECKING
 
 import numpy as np
-import tensorflow as tf
 
 from kormos_opt.data.full_batch import WholeTensors
 from kormos_opt.evaluation import Evaluation
@@ -134,13 +133,8 @@ class GraphRun(Run):
         evaluation = self._objective.evaluate(x)
         self._objective.check_start(evaluation)
         self.nfev = 1
-        values = dict(zip(POINT, (x, evaluation.fun, evaluation.jac), strict=True))
-        for name, variable in self._state.items():
-            variable.value.assign(tf.cast(values.get(name, tf.zeros(variable.shape)), variable.dtype))
-        self._variables.nit.assign(0)
-        self._variables.nfev.assign(1)
-        self._variables.seeds.assign(self._seeds())
-        self._variables.is_running.assign(1)
+        self._step.begin(evaluation)
+        self._keep_seeds()
         self._take(evaluation)
 
     def _goes_on(self):
@@ -153,9 +147,10 @@ class GraphRun(Run):
         self._take(evaluation)
         return True
 
-    def _seeds(self):
-        states, room = self._answers.seeds(), self._variables.seeds.shape[0]
-        return np.pad(states, ((0, room - len(states)), (0, 0)))
+    def _keep_seeds(self):
+        states, variable = self._answers.seeds(), self._variables.seeds
+        if len(states):
+            variable.assign(np.pad(states, ((0, variable.shape[0] - len(states)), (0, 0))))
 
     def _take(self, evaluation):
         self.position = evaluation.x

@@ -73,7 +73,20 @@ class GraphStep:
         self._options = options
         self._resolution = resolution
         self._trace = _Trace()
+        self._begin = tf.function(self._assign_beginning, autograph=False)
         self.compiled = {}
+
+    def begin(self, evaluation: Evaluation) -> None:
+        """Makes the variables those of a run that begins at this evaluation."""
+        self._begin(*(tf.constant(value, tf.float64) for value in evaluation[:3]))
+
+    def _assign_beginning(self, *point):
+        known, variables = dict(zip(POINT, point, strict=True)), self._variables
+        for name, variable in variables.state.items():
+            value = known.get(name, tf.zeros(variable.shape, variable.dtype))
+            variable.assign(tf.cast(value, variable.dtype))
+        for counter, value in ((variables.nit, 0), (variables.nfev, 1), (variables.is_running, 1)):
+            counter.assign(value)
 
     def __call__(self, objective: BoundObjective, accepted: Evaluation, iterations: int) -> Stepped:
         """Iterates. Leaves the weights at the last iterate.
