@@ -107,7 +107,8 @@ def reference(x_count: int = 512, t_count: int = 101, modes: int = 2048, steps: 
     def reaction(v):
         return np.fft.rfft(-5 * np.fft.irfft(v) ** 3)
 
-    v, rows = np.fft.rfft(initial(x)), [initial(x)]
+    v, rows = modes / 2 * (-1.0) ** np.arange(len(wave)) * _coefficients()[: len(wave)], [initial(x)]
+    v[0] *= 2
     for step in range(1, steps + 1):
         n = reaction(v)
         a = half * v + q * n

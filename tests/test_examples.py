@@ -157,7 +157,7 @@ def test_the_exact_solution_solves_the_equation():
 def test_the_quadrature_has_enough_nodes():
     """Against the convolution with the trapezoidal rule, which converges exponentially."""
     x, t = np.linspace(-0.99, 0.99, 23), 0.7
-    eta = np.linspace(-8, 8, 20_001) * np.sqrt(4 * burgers.VISCOSITY * t)
+    eta = np.linspace(-16, 16, 20_001) * np.sqrt(4 * burgers.VISCOSITY * t)
     kernel = np.exp(
         -(eta**2) / (4 * burgers.VISCOSITY * t)
         - (np.cos(np.pi * (x[:, None] - eta)) - 1) / (2 * np.pi * burgers.VISCOSITY)
@@ -172,10 +172,10 @@ def test_the_heat_flow_solves_its_equation():
     points, h = np.array([[0.3, 0.2], [0.95, 0.5], [0.99, 0.1]]), 1e-3
     rows = allen_cahn.heat(points)
     shifted = {shift: allen_cahn.heat(points + np.array(shift))[:, 2] for shift in [(h, 0), (-h, 0), (0, h), (0, -h)]}
-    np.testing.assert_allclose((shifted[h, 0] - shifted[-h, 0]) / (2 * h), rows[:, 3], atol=1e-3)
-    np.testing.assert_allclose((shifted[0, h] - shifted[0, -h]) / (2 * h), rows[:, 4], atol=1e-3)
+    np.testing.assert_allclose((shifted[h, 0] - shifted[-h, 0]) / (2 * h), rows[:, 3], rtol=2e-3)
+    np.testing.assert_allclose((shifted[0, h] - shifted[0, -h]) / (2 * h), rows[:, 4], rtol=2e-3, atol=1e-5)
     second = (shifted[h, 0] - 2 * rows[:, 2] + shifted[-h, 0]) / h**2
-    np.testing.assert_allclose(allen_cahn.DIFFUSION * second, rows[:, 4], atol=1e-3)
+    np.testing.assert_allclose(allen_cahn.DIFFUSION * second, rows[:, 4], rtol=2e-2, atol=1e-5)
     start = np.stack([np.linspace(-0.9, 0.9, 9), np.full(9, 1e-12)], axis=1)
     np.testing.assert_allclose(allen_cahn.heat(start)[:, 2], allen_cahn.initial(start[:, 0]), atol=1e-5)
 

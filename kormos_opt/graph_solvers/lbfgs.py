@@ -1,4 +1,4 @@
-"""L-BFGS in TensorFlow operations, with two passes over the memory for its products and one for the direction.
+"""L-BFGS in TensorFlow operations, with one pass over the memory for its products and one for the direction.
 
 The letters are those of the compact form: S and Y hold the last m changes s of x and y of the gradient g, one in a row;
 R is the part of S Y' where s is not newer than y, D the diagonal of S Y'. The inverse Hessian of L-BFGS is
@@ -7,7 +7,8 @@ R is the part of S Y' where s is not newer than y, D the diagonal of S Y'. The i
                                 [          -R^-1                 0   ] [ gamma Y ]
 
 so -H g needs the products of S and Y with g, arithmetic with matrices of m x m, and one combination of the rows of S
-and Y. The m x m matrices need the products of S and Y with the new y. No pair is moved: a new one takes the place of
+and Y. The m x m matrices need the products of S and Y with the new y, which are differences of those with g, before and
+after. No pair is moved: a new one takes the place of
 the oldest. Products with all pairs are added up in the precision of the vectors, where XLA is nine times as fast as in
 float64; all other products, and the arithmetic of m x m, are float64.
 
@@ -124,7 +125,8 @@ def _with_pair(start, found, pairs, small):
         vector = tf.where(is_curved, vector, tf.gather(pairs, row))
         pairs = tf.tensor_scatter_nd_update(pairs, [[row]], vector[None, :])
 
-    s_y, y_y = tf.split(_products(pairs, y), 2)
+    products = _products(pairs, found.gradient)
+    s_y, y_y = tf.split(products - small["products"], 2)  # of all pairs but the new one
     here = tf.one_hot(place, m, dtype=tf.float64)
     others = 1 - here
     kept = small["inverse_r"] * others[:, None] * others[None, :]
@@ -145,7 +147,7 @@ def _with_pair(start, found, pairs, small):
         "objective_value": found.fun,
         "objective_gradient": found.gradient,
         "pairs": pairs,
-        "products": _products(pairs, found.gradient),
+        "products": products,
         **{name: tf.where(is_curved, value, small[name]) for name, value in new.items()},
     }
 
