@@ -2,7 +2,7 @@
 
     u_t = D u_xx + 5 (u - u^3)  for -1 < x < 1, 0 < t < 1,  D = 1e-4,   u(x, 0) = x^2 cos(pi x),   periodic in x
 
-python -m examples.allen_cahn [--solvers ss-broyden,l-bfgs] [--iterations 20000] [--seed 0] [--picture allen_cahn.png]
+python -m examples.allen_cahn [--solvers ss-broyden,l-bfgs] [--iterations 10000] [--seed 0] [--picture allen_cahn.png]
 
 u is even, so 0 < x < 1 is enough. Continued periodically, the initial value has a kink at x = 1, which diffusion rounds
 off in a thin layer. The part of u that knows this layer is the heat flow w of the initial value, a cosine series. The
@@ -159,7 +159,7 @@ def resampling(every: int, count: int) -> kormos_opt.callbacks.ResampleData:
 def main() -> None:
     """Trains with Adam and each solver, prints the errors and draws the best solution."""
     physics.double_precision()
-    flags = physics.parser(__doc__.splitlines()[0], rows=5000, iterations=20_000, adam=1000, picture="allen_cahn.png")
+    flags = physics.parser(__doc__.splitlines()[0], rows=5000, iterations=10_000, picture="allen_cahn.png")
     flags.add_argument("--every", type=int, default=500, help="iterations between two draws of points")
     flags.add_argument("--candidates", type=int, default=50_000, help="points to draw from")
     arguments = flags.parse_args()
