@@ -1,6 +1,6 @@
 """Physics-informed networks: how accurate each solver becomes, on a grid that no point of the training lies on.
 
-    python -m benchmarks.pinn [--only burgers,poisson,allen-cahn,inverse,solvers,deepxde] [--seeds 3] [--seconds 120]
+    python -m benchmarks.pinn [--only burgers,poisson,allen-cahn,inverse,solvers,arithmetic,deepxde] [--seeds 3]
 
 The problems are those of `examples/`. All solvers of one table start from the weights that Adam leaves. The table of
 deepxde needs `pip install deepxde torch`.
@@ -10,11 +10,15 @@ import argparse
 import functools
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pandas as pd
+import threadpoolctl
 
 from examples import allen_cahn, burgers, inverse_burgers, physics, poisson
+from kormos_opt.solvers.base import Iterate
+from kormos_opt.solvers.self_scaled import broyden, minimize
 
 
 def main():
@@ -123,12 +127,32 @@ def deepxde_table(arguments):
     return [dict(zip(("by", "relative error", "seconds"), run.stdout.split()[-3:], strict=True))]
 
 
+def arithmetic_table(arguments, iterations=200):
+    """What an iteration of SSBroyden takes beside the evaluations, on one core, for a quadratic."""
+    rows = []
+    for size in (921, 3021):
+        scales, answer, seconds, count = np.logspace(0, 3, size), None, 0.0, 0
+        solver = minimize(broyden, np.ones(size))
+        with threadpoolctl.threadpool_limits(1, "blas"):
+            while count < iterations:
+                begin = time.perf_counter()
+                request = solver.send(answer)
+                seconds += time.perf_counter() - begin
+                is_iterate = isinstance(request, Iterate)
+                count += is_iterate
+                gradient = scales * request.x
+                answer = None if is_iterate else (float(gradient @ request.x) / 2, gradient)
+        rows.append({"weights": size, "ms an iteration": 1e3 * seconds / iterations})
+    return rows
+
+
 TABLES = {
     "burgers": burgers_table,
     "poisson": poisson_table,
     "allen-cahn": allen_cahn_table,
     "inverse": inverse_table,
     "solvers": solvers_table,
+    "arithmetic": arithmetic_table,
     "deepxde": deepxde_table,
 }
 
