@@ -3,6 +3,7 @@
 import runpy
 import subprocess
 import sys
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -141,6 +142,17 @@ def test_inverse_burgers(monkeypatch, capsys, tmp_path):
     out, errors = run_physics(inverse_burgers, monkeypatch, capsys, tmp_path, *flags)
     assert errors["ss-broyden"] < 0.2
     assert "ss-broyden: viscosity 0.003" in out
+
+
+def test_the_program_of_the_page_on_physics_informed_networks(capsys):
+    page = (Path(__file__).parents[1] / "docs" / "physics_informed.md").read_text()
+    program = page.partition("```python\n")[2].partition("```")[0]
+    try:
+        exec(program, {})
+    finally:
+        keras.config.set_floatx("float32")
+        keras.config.set_dtype_policy("float32")
+    assert float(capsys.readouterr().out) < 1e-6
 
 
 def test_the_exact_solution_solves_the_equation():

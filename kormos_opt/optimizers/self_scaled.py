@@ -51,8 +51,8 @@ class SSBroyden(_SelfScaled):
 class SSBFGS(_SelfScaled):
     """Self-scaled BFGS with a full n x n inverse Hessian: BFGS that shrinks curvature it has taken for too large.
 
-    The matrix is scaled before every update, where that makes it smaller. SSBroyden went further on every problem of
-    `benchmarks/pinn.py`.
+    The matrix is scaled before every update, where that makes it smaller. SSBroyden was more accurate on Burgers'
+    equation, where both were given a minute (`benchmarks/pinn.py`).
     """
 
     method = "SS-BFGS"
