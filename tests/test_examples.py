@@ -116,7 +116,7 @@ def run_physics(module, monkeypatch, capsys, tmp_path, *flags):
 
 @pytest.mark.parametrize("solvers", ["ss-broyden,l-bfgs", "ss-bfgs,bfgs", "l-bfgs-graph", "newton-cg,trust-krylov"])
 def test_burgers(solvers, monkeypatch, capsys, tmp_path):
-    flags = ["--solvers", solvers, "--adam", "30", "--iterations", "100", "--rows", "200", "--seconds", "3"]
+    flags = ["--solvers", solvers, "--adam", "30", "--iterations", "100", "--rows", "200"]
     out, errors = run_physics(burgers, monkeypatch, capsys, tmp_path, *flags)
     adam = float(out.partition("Adam: error ")[2].partition(",")[0])
     assert list(errors) == solvers.split(",")
