@@ -155,13 +155,15 @@ def arithmetic(largest):
         if size > largest:
             break
         diagonal = np.logspace(0, 3, size)
-        scipy, graph = _lbfgsb_alone(size, diagonal), _graph_alone(size, diagonal)
+        scipy = solver_alone(minimize(np.ones(size), ftol=0.0, gtol=0.0), diagonal)
+        graph = _graph_alone(size, diagonal)
         rows.append({"weights": size, "L-BFGS-B, ms": scipy, "graph, ms": graph, "ratio": graph / scipy})
     return rows
 
 
-def _lbfgsb_alone(size, diagonal, iterations=25, counted=10):
-    solver, answer, seconds = minimize(np.ones(size), ftol=0.0, gtol=0.0), None, []
+def solver_alone(solver, diagonal, iterations=25, counted=10):
+    """Milliseconds of an iteration of a solver in numpy: the median of the last ones, on a quadratic."""
+    answer, seconds = None, []
     while len(seconds) < iterations:
         begin, spent = time.perf_counter(), 0.0
         while True:

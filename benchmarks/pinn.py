@@ -10,14 +10,13 @@ import argparse
 import functools
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pandas as pd
 import threadpoolctl
 
+from benchmarks.engines import solver_alone
 from examples import allen_cahn, burgers, inverse_burgers, physics, poisson
-from kormos_opt.solvers.base import Iterate
 from kormos_opt.solvers.self_scaled import broyden, minimize
 
 
@@ -36,15 +35,13 @@ def main():
         print(f"\n{name}\n\n{table.to_markdown(index=False, floatfmt='.3g')}\n", flush=True)
 
 
-def over_seeds(arguments, make, points, errors, budgets, callbacks=tuple, adam=500):
+def over_seeds(arguments, make, points, errors, budgets):
     """SSBroyden for several seeds: the error and the seconds after so many evaluations, the median and the worst."""
     rows = []
     for seed in range(arguments.seeds):
         made = points(seed)
-        model, _ = physics.with_adam(make, made, adam, seed)
-        history = physics.solve(
-            model, made, "ss-broyden", errors, iterations=10**6, evaluations=budgets[-1], callbacks=callbacks()
-        )
+        model, _ = physics.with_adam(make, made, 500, seed)
+        history = physics.solve(model, made, "ss-broyden", errors, iterations=10**6, evaluations=budgets[-1])
         rows += [{"seed": seed} | after(history, budget) for budget in budgets]
     for budget in budgets:
         found = [row["relative error"] for row in rows if row["evaluations at most"] == budget]
@@ -105,9 +102,7 @@ def solvers_table(arguments):
     flags.solvers, flags.seconds, flags.iterations = arguments.solvers, arguments.seconds, 10**6
     points = burgers.collocation_points(flags.rows, flags.seed)
     histories, model = physics.compare(burgers.Burgers, points, burgers.errors, flags)
-    found = model.at(burgers.POINTS).reshape(burgers.SOLUTION.shape)
-    axes = ("t", burgers.GRID[1]), ("x", burgers.GRID[0])
-    physics.draw(arguments.picture, histories, axes, found, burgers.SOLUTION)
+    burgers.draw(arguments.picture, histories, model)
     return [
         {
             "solver": solver,
@@ -131,18 +126,9 @@ def arithmetic_table(arguments, iterations=200):
     """What an iteration of SSBroyden takes beside the evaluations, on one core, for a quadratic."""
     rows = []
     for size in (921, 3021):
-        scales, answer, seconds, count = np.logspace(0, 3, size), None, 0.0, 0
-        solver = minimize(broyden, np.ones(size))
         with threadpoolctl.threadpool_limits(1, "blas"):
-            while count < iterations:
-                begin = time.perf_counter()
-                request = solver.send(answer)
-                seconds += time.perf_counter() - begin
-                is_iterate = isinstance(request, Iterate)
-                count += is_iterate
-                gradient = scales * request.x
-                answer = None if is_iterate else (float(gradient @ request.x) / 2, gradient)
-        rows.append({"weights": size, "ms an iteration": 1e3 * seconds / iterations})
+            alone = solver_alone(minimize(broyden, np.ones(size)), np.logspace(0, 3, size), iterations, iterations)
+        rows.append({"weights": size, "ms an iteration": alone})
     return rows
 
 

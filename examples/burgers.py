@@ -63,14 +63,19 @@ def errors(model: keras.Model) -> dict[str, float]:
     return {"error": physics.relative_error(model.at(POINTS), SOLUTION.ravel())}
 
 
+def draw(path: str, histories: dict, model: keras.Model, **names: str) -> None:
+    """The picture of `physics.draw` on this grid."""
+    axes = ("t", GRID[1]), ("x", GRID[0])
+    physics.draw(path, histories, axes, model.at(POINTS).reshape(SOLUTION.shape), SOLUTION, **names)
+
+
 def main() -> None:
     """Trains with Adam and each solver, prints the errors and draws the best solution."""
     physics.double_precision()
     arguments = physics.parser(__doc__.splitlines()[0], rows=2500, picture="burgers.png").parse_args()
     points = collocation_points(arguments.rows, arguments.seed)
     histories, model = physics.compare(Burgers, points, errors, arguments)
-    found = model.at(POINTS).reshape(SOLUTION.shape)
-    physics.draw(arguments.picture, histories, (("t", GRID[1]), ("x", GRID[0])), found, SOLUTION)
+    draw(arguments.picture, histories, model)
 
 
 if __name__ == "__main__":

@@ -70,9 +70,7 @@ def main() -> None:
     histories, model = physics.compare(lambda: InverseBurgers(places, values), points, errors, arguments)
     for solver, history in histories.items():
         print(f"{solver}: viscosity {history['viscosity'][-1]:.9f}, of which the exact one is {burgers.VISCOSITY:.9f}")
-    found = model.at(burgers.POINTS).reshape(burgers.SOLUTION.shape)
-    axes = ("t", burgers.GRID[1]), ("x", burgers.GRID[0])
-    physics.draw(arguments.picture, histories, axes, found, burgers.SOLUTION, what="relative error of the viscosity")
+    burgers.draw(arguments.picture, histories, model, what="relative error of the viscosity")
 
 
 if __name__ == "__main__":

@@ -136,7 +136,7 @@ def solve(
     record = Record(errors, seconds, **limits)
     epochs = max(iterations // per_epoch, 1)
     history = model.fit(points, epochs=epochs, callbacks=[*callbacks, record], verbose=0).history
-    found = ", ".join(f"{name} {values[-1]:.3e}" for name, values in history.items() if name in errors(model))
+    found = ", ".join(f"{name} {history[name][-1]:.3e}" for name in errors(model))
     evaluations = f"{history['fg_evals'][-1]:.0f} evaluations"
     if history["hessp_evals"][-1]:
         evaluations += f" and {history['hessp_evals'][-1]:.0f} products"

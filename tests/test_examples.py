@@ -103,11 +103,7 @@ def run_physics(module, monkeypatch, capsys, tmp_path, *flags):
     picture = tmp_path / "picture.png"
     monkeypatch.setenv("MPLBACKEND", "agg")
     monkeypatch.setattr(sys, "argv", [module.__name__, *flags, "--picture", str(picture)])
-    try:
-        module.main()
-    finally:
-        keras.config.set_floatx("float32")
-        keras.config.set_dtype_policy("float32")
+    module.main()
     out = capsys.readouterr().out
     assert picture.read_bytes().startswith(b"\x89PNG")
     lines = [line.split() for line in out.splitlines() if ": loss " in line]
@@ -115,7 +111,7 @@ def run_physics(module, monkeypatch, capsys, tmp_path, *flags):
 
 
 @pytest.mark.parametrize("solvers", ["ss-broyden,l-bfgs", "ss-bfgs,bfgs", "l-bfgs-graph", "newton-cg,trust-krylov"])
-def test_burgers(solvers, monkeypatch, capsys, tmp_path):
+def test_burgers(solvers, float64, monkeypatch, capsys, tmp_path):
     flags = ["--solvers", solvers, "--adam", "30", "--iterations", "100", "--rows", "200"]
     out, errors = run_physics(burgers, monkeypatch, capsys, tmp_path, *flags)
     adam = float(out.partition("Adam: error ")[2].partition(",")[0])
@@ -123,13 +119,13 @@ def test_burgers(solvers, monkeypatch, capsys, tmp_path):
     assert min(errors.values()) < 0.9 * adam
 
 
-def test_poisson(monkeypatch, capsys, tmp_path):
+def test_poisson(float64, monkeypatch, capsys, tmp_path):
     flags = ["--adam", "50", "--iterations", "200", "--rows", "300"]
     _, errors = run_physics(poisson, monkeypatch, capsys, tmp_path, *flags)
     assert errors["ss-broyden"] < 5e-3
 
 
-def test_allen_cahn(monkeypatch, capsys, tmp_path, caplog):
+def test_allen_cahn(float64, monkeypatch, capsys, tmp_path, caplog):
     flags = ["--adam", "50", "--iterations", "150", "--rows", "300", "--every", "50", "--candidates", "1000"]
     out, errors = run_physics(allen_cahn, monkeypatch, capsys, tmp_path, *flags)
     adam = float(out.partition("Adam: error ")[2].partition(",")[0])
@@ -137,21 +133,17 @@ def test_allen_cahn(monkeypatch, capsys, tmp_path, caplog):
     assert "new training data); the loss" in caplog.text or "keeps its memory" in caplog.text
 
 
-def test_inverse_burgers(monkeypatch, capsys, tmp_path):
+def test_inverse_burgers(float64, monkeypatch, capsys, tmp_path):
     flags = ["--adam", "100", "--iterations", "300", "--rows", "300", "--measurements", "100", "--noise", "1e-4"]
     out, errors = run_physics(inverse_burgers, monkeypatch, capsys, tmp_path, *flags)
     assert errors["ss-broyden"] < 0.2
     assert "ss-broyden: viscosity 0.003" in out
 
 
-def test_the_program_of_the_page_on_physics_informed_networks(capsys):
+def test_the_program_of_the_page_on_physics_informed_networks(float64, capsys):
     page = (Path(__file__).parents[1] / "docs" / "physics_informed.md").read_text()
     program = page.partition("```python\n")[2].partition("```")[0]
-    try:
-        exec(program, {})
-    finally:
-        keras.config.set_floatx("float32")
-        keras.config.set_dtype_policy("float32")
+    exec(program, {})
     assert float(capsys.readouterr().out) < 1e-6
 
 

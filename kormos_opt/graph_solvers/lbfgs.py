@@ -8,9 +8,9 @@ R is the part of S Y' where s is not newer than y, D the diagonal of S Y'. The i
 
 so -H g needs the products of S and Y with g, arithmetic with matrices of m x m, and one combination of the rows of S
 and Y. The m x m matrices need the products of S and Y with the new y, which are differences of those with g, before and
-after. No pair is moved: a new one takes the place of
-the oldest. Products with all pairs are added up in the precision of the vectors, where XLA is nine times as fast as in
-float64; all other products, and the arithmetic of m x m, are float64.
+after. No pair is moved: a new one takes the place of the oldest. Products with all pairs are added up in the precision
+of the vectors, where XLA is nine times as fast as in float64; all other products, and the arithmetic of m x m, are
+float64.
 
 Sources: Byrd, Nocedal and Schnabel, Representations of quasi-Newton matrices and their use in limited memory methods
 (1994), theorem 2.2; Chen, Wang and Zhou, Large-scale L-BFGS using MapReduce (2014), for the products; Nocedal and

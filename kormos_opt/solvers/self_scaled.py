@@ -228,21 +228,17 @@ class _State:
         inverse_s_s = -found.length * (s @ self.gradient)
         self._reduction[()] = self._fun - found.fun
         self.x[:], self._fun[()], self.gradient[:] = found.x, found.fun, found.gradient
+        y_s = y @ s
+        if initial_scale and self.counts[_UPDATES] == 0 and y_s > 0:
+            factor = y_s / (y @ y)
+            self.matrix *= factor
+            p, inverse_s_s = factor * p, inverse_s_s / factor
         h_gradient = _product(self.matrix, self.gradient)
         h_y = h_gradient + p
-        y_s, y_h_y = y @ s, y @ h_y
+        y_h_y = y @ h_y
         if not (y_s > 0 and y_h_y > 0):
             self.direction[:] = -h_gradient
             return
-        factor = 1.0
-        if initial_scale and self.counts[_UPDATES] == 0:
-            factor = y_s / (y @ y)
-            h_gradient, h_y, y_h_y, inverse_s_s = (
-                factor * h_gradient,
-                factor * h_y,
-                factor * y_h_y,
-                inverse_s_s / factor,
-            )
         rho = 1 / y_s
         tau, phi = scaling(rho * inverse_s_s, rho * y_h_y, s.size)
         if not (np.isfinite(tau) and np.isfinite(phi) and tau > 0):
@@ -250,7 +246,7 @@ class _State:
         of_ss, of_sy, of_yy = phi * y_h_y * rho**2 / tau + rho, -phi * rho / tau, (phi - 1) / (y_h_y * tau)
         left = of_ss * s + of_sy * h_y, of_sy * s + of_yy * h_y
         both = np.stack([s, h_y], axis=1), np.stack(left, axis=1) / 2
-        blas.dsyr2k(1.0, *both, beta=factor / tau, c=self.matrix.T, lower=1, overwrite_c=1)
+        blas.dsyr2k(1.0, *both, beta=1 / tau, c=self.matrix.T, lower=1, overwrite_c=1)
         self.counts[_UPDATES] += 1
         s_g, y_g = s @ self.gradient, h_y @ self.gradient
         self.direction[:] = -(h_gradient / tau + s_g * left[0] + y_g * left[1])
