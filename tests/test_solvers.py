@@ -114,6 +114,17 @@ def test_two_suspended_solvers_do_not_mix(name):
         np.testing.assert_array_equal(result.x, expected)
 
 
+def test_overflow_within_scipy_is_no_warning():
+    steep = 1e160 * np.ones(3)
+    driven = drive(
+        scipy_minimize.minimize(np.ones(3), "trust-krylov", "product"),
+        lambda x: (steep @ x + x @ x / 2, steep + x),
+        lambda x: np.eye(3),
+    )
+    assert not driven.result.success
+    assert np.isfinite(driven.result.x).all()
+
+
 def test_error_keeps_its_traceback():
     with pytest.raises(ValueError, match="maxls must be positive") as raised:
         drive(scipy_minimize.minimize(np.zeros(6), "L-BFGS-B", maxls=0), rosenbrock)

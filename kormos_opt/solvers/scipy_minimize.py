@@ -144,7 +144,9 @@ def _run_scipy(x0, method, derivatives, arguments, to_scipy, to_caller):
         product=lambda x, p: ask(HessianProduct(np.array(x), np.array(p, "float64"))),
     )
     try:
-        result = scipy.optimize.minimize(x0=x0, method=method, callback=callback, **functions, **arguments)
+        # A trial of scipy's own that overflows is rejected by its method: nothing there for the user to mend.
+        with np.errstate(over="ignore", invalid="ignore"):
+            result = scipy.optimize.minimize(x0=x0, method=method, callback=callback, **functions, **arguments)
         is_free = arguments["bounds"] is None and not arguments["constraints"]
         result.rests_on_step = is_free and rests_on_step(method, result.message)
         result.ending, result.message = explain(result.message)
