@@ -25,6 +25,8 @@ KEPT = {
     "test_graph_engine.py::test_backup_and_restore_after_sigkill": ["scipy"],
     "test_graph_engine.py::test_ctrl_c_is_no_error": ["True-light"],
     "test_graph_engine.py::test_logs_are_those_of_the_accepted_iterate": ["*-light", "*-graph_engine"],
+    "test_graph_engine.py::test_many_iterations_in_a_call_are_one_in_each": ["True-float64", "False-model"],
+    "test_graph_engine.py::test_memory_is_left_out_of_files_on_request_or_where_it_is_large": ["scipy"],
     "test_graph_engine.py::test_stop_and_resume_is_never_stopped": ["*-graph_engine"],
     "test_graph_engine.py::test_ways_to_run": ["tfp_engine-*-float64", "light-*-float64"],
     "test_inputs.py::test_streamed_every_time": ["sparse dataset", "PyDataset", "infinite"],

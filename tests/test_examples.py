@@ -120,13 +120,13 @@ def test_burgers(solvers, float64, monkeypatch, capsys, tmp_path):
 
 
 def test_poisson(float64, monkeypatch, capsys, tmp_path):
-    flags = ["--adam", "50", "--iterations", "200", "--rows", "300"]
+    flags = ["--adam", "0", "--iterations", "200", "--rows", "300"]
     _, errors = run_physics(poisson, monkeypatch, capsys, tmp_path, *flags)
     assert errors["ss-broyden"] < 5e-3
 
 
 def test_allen_cahn(float64, monkeypatch, capsys, tmp_path, caplog):
-    flags = ["--adam", "50", "--iterations", "150", "--rows", "300", "--every", "50", "--candidates", "1000"]
+    flags = ["--adam", "0", "--iterations", "150", "--rows", "300", "--every", "50", "--candidates", "1000"]
     out, errors = run_physics(allen_cahn, monkeypatch, capsys, tmp_path, *flags)
     adam = float(out.partition("Adam: error ")[2].partition(",")[0])
     assert errors["ss-broyden"] < 0.7 * adam
@@ -134,7 +134,7 @@ def test_allen_cahn(float64, monkeypatch, capsys, tmp_path, caplog):
 
 
 def test_inverse_burgers(float64, monkeypatch, capsys, tmp_path):
-    flags = ["--adam", "100", "--iterations", "300", "--rows", "300", "--measurements", "100", "--noise", "1e-4"]
+    flags = ["--adam", "0", "--iterations", "300", "--rows", "300", "--measurements", "100", "--noise", "1e-4"]
     out, errors = run_physics(inverse_burgers, monkeypatch, capsys, tmp_path, *flags)
     assert errors["ss-broyden"] < 0.2
     assert "ss-broyden: viscosity 0.003" in out
