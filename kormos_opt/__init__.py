@@ -32,7 +32,9 @@ if keras.backend.backend() != "tensorflow":
 
 from kormos_opt import callbacks, models, optimizers, solvers
 from kormos_opt.keras_internals import hook, xla_gradients
+from kormos_opt.objective.squares import mean_square
 from kormos_opt.optimizers.lbfgs import LBFGS
+from kormos_opt.optimizers.least_squares import LevenbergMarquardt
 from kormos_opt.optimizers.methods import (
     BFGS,
     CG,
@@ -64,6 +66,7 @@ __all__ = [
     "SSBFGS",
     "TNC",
     "Dogleg",
+    "LevenbergMarquardt",
     "NelderMead",
     "NewtonCG",
     "Powell",
@@ -75,6 +78,7 @@ __all__ = [
     "TrustNCG",
     "VariableConstraint",
     "callbacks",
+    "mean_square",
     "models",
     "optimizers",
     "solvers",

@@ -21,7 +21,7 @@ def flat_call(function: tf.types.experimental.ConcreteFunction):
 
 
 @contextlib.contextmanager
-def corrected_losses(model: keras.Model, reduce):
+def corrected_losses(model: keras.Model, reduce, cut=None):
     """Inside, losses outside of metrics and of other losses are reduced by `reduce`.
 
     Args:
@@ -29,10 +29,13 @@ def corrected_losses(model: keras.Model, reduce):
         reduce: Called as `reduce(stock, loss, y_true, y_pred, values, sample_weight, mask)`. `values` is what
             `loss.call` has returned. `stock` is Keras's reduction, called as `stock(values, sample_weight, mask,
             reduction)`.
+        cut: Called with the output that a loss compares. Returns what it is given instead. Defaults to `None`: itself.
     """
     outer = []  # the calls that run, of losses (their arguments) and of metrics (None)
 
     def call_loss(stock, loss, y_true, y_pred, sample_weight=None):
+        if cut is not None and not outer:
+            y_pred = cut(y_pred)
         with _pushed(outer, (loss, y_true, y_pred)):
             return stock(loss, y_true, y_pred, sample_weight)
 
@@ -100,6 +103,36 @@ def recorded_step(model: keras.Model, on_gradient, on_loss, on_result):
             replacements.enter_context(replaced(owner, "compute_loss", compute_loss))
         for owner in _owners(model.metrics, "result"):
             replacements.enter_context(replaced(owner, "result", result))
+        yield
+
+
+def difference(y_true, y_pred, dtype: str):
+    """The prediction minus the target, which Keras's mean squared error squares."""
+    y_true, y_pred = (keras.ops.cast(keras.ops.convert_to_tensor(y), dtype) for y in (y_true, y_pred))
+    y_true, y_pred = loss_module.squeeze_or_expand_to_same_rank(y_true, y_pred)
+    return y_pred - y_true
+
+
+@contextlib.contextmanager
+def heard_penalties(on_square, on_other):
+    """Inside, the penalties of Keras's regularizers are told.
+
+    Args:
+        on_square: Called as `on_square(x, factor, value)`, where `value` is `factor * sum(x**2)`.
+        on_other: Called with words for a penalty that is none of these.
+    """
+
+    def call(stock, regularizer, x):
+        value = stock(regularizer, x)
+        if getattr(regularizer, "l1", 0):
+            on_other(f"a regularizer with l1={float(regularizer.l1):g}")
+        else:
+            on_square(keras.ops.convert_to_tensor(x), float(getattr(regularizer, "l2", 0.0)), value)
+        return value
+
+    with contextlib.ExitStack() as replacements:
+        for owner in (keras.regularizers.L1, keras.regularizers.L2, keras.regularizers.L1L2):
+            replacements.enter_context(replaced(owner, "__call__", call))
         yield
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from kormos_opt.data.full_batch import BatchList, FullBatch, batches_of
 from kormos_opt.evaluation import Evaluation
 from kormos_opt.objective import starting_point
 from kormos_opt.objective.batch_pass import BatchPass
+from kormos_opt.objective.residuals import Residuals
 
 if TYPE_CHECKING:
     from kormos_opt.objective.chunk_sums import PassResult
@@ -31,6 +33,8 @@ class BoundObjective:
         parameters: The weights as a vector.
         state: What a pass moves in the model.
         data: All rows of this process.
+        rows: How many rows there are in all processes, as a float64 tensor.
+        loss_denominators: The valid entries of every loss that is a mean over them.
     """
 
     def __init__(self, objective: Objective, data: FullBatch, rows: tf.Tensor):
@@ -38,12 +42,12 @@ class BoundObjective:
         self.parameters = objective.parameters
         self.state = objective.state
         self.data = data
-        self._rows = rows
+        self.rows = rows
         self._row_count = float(rows)
         self._over_whole = {}
-        self._loss_denominators = tf.zeros((0,), tf.float64)
+        self.loss_denominators = tf.zeros((0,), tf.float64)
         if objective.terms.counted_losses:
-            (self._loss_denominators,) = self._over("denominators", self.parameters.ravel()).sums
+            (self.loss_denominators,) = self._over("denominators", self.parameters.ravel()).sums
             self._over_whole.clear()
 
     def evaluate(self, x: np.ndarray, gradient: bool = True) -> Evaluation:
@@ -79,6 +83,11 @@ class BoundObjective:
             products[start : start + block] = sums[: len(vectors)].numpy() / self._row_count
         return products
 
+    @functools.cached_property
+    def residuals(self) -> Residuals:
+        """What is squared in f, where f is a sum of squares."""
+        return Residuals(self)
+
     def check_start(self, evaluation: Evaluation) -> None:
         """Raises `ValueError` if f or its gradient is not finite where a run shall start."""
         starting_point.check_evaluation(evaluation.fun, evaluation.jac, batches_of(self.data, self.objective.replicas))
@@ -102,7 +111,7 @@ class BoundObjective:
             (loss, gradient), moving_statistics, logs = run((x,), rows, loss_denominators, *data)
             return loss / rows, gradient / rows, moving_statistics, logs
 
-        return evaluate, (self._rows, self._loss_denominators, *data)
+        return evaluate, (self.rows, self.loss_denominators, *data)
 
     def _over(self, name, *point) -> PassResult:
         point = tuple(tf.constant(array) for array in point)
@@ -110,12 +119,12 @@ class BoundObjective:
             return self._over_batches(name, point).finish()
         if name not in self._over_whole:
             self._over_whole[name] = self.objective.passes[name].over_whole(
-                self.data, self.objective.rows_per_chunk, self._rows, self._loss_denominators
+                self.data, self.objective.rows_per_chunk, self.rows, self.loss_denominators
             )
         return self._over_whole[name](point)
 
     def _over_batches(self, name, point):
-        return BatchPass(self.objective.passes[name], self.data.batches, point, self._rows, self._loss_denominators)
+        return BatchPass(self.objective.passes[name], self.data.batches, point, self.rows, self.loss_denominators)
 
     def _evaluation(self, x, result):
         loss, *jac = result.sums

@@ -12,10 +12,11 @@ import tensorflow as tf
 from kormos_opt.data.rows import rows_of
 from kormos_opt.keras_internals import model as keras_model
 from kormos_opt.keras_internals import tracing
-from kormos_opt.objective import precision, train_step
+from kormos_opt.objective import gauss_newton, precision, train_step
 from kormos_opt.objective.chunk_sums import Quantity
 from kormos_opt.objective.flat_parameters import FlatParameters
 from kormos_opt.objective.loss_reductions import LossReductions
+from kormos_opt.objective.squares import heard_by
 
 
 class ChunkTerms:
@@ -25,6 +26,7 @@ class ChunkTerms:
         model: A compiled model.
         float64: Whether to compute in double precision, whatever the dtypes of the model.
         is_replicated: Whether the model has a strategy.
+        curvature: `"exact"` or `"gauss-newton"`. Defaults to `"exact"`.
 
     Attributes:
         logs: The shapes and dtypes of the logs of the last chunk that was traced.
@@ -32,10 +34,11 @@ class ChunkTerms:
         is_doubtful: Whether Keras alone does not say how its losses add up over chunks.
     """
 
-    def __init__(self, model: keras.Model, float64: bool, is_replicated: bool):
+    def __init__(self, model: keras.Model, float64: bool, is_replicated: bool, curvature: str = "exact"):
         self._model = model
         self._asked_for_float64 = float64
         self._is_replicated = is_replicated
+        self._bend = self._gauss_newton if curvature == "gauss-newton" else self._differentiate_twice
         self.logs = {}
         self.counted_losses = 0
         self.is_doubtful = False
@@ -82,12 +85,12 @@ class ChunkTerms:
 
     def _product(self, point, chunk, total_rows, loss_denominators):
         x, p = point
-        product, rows = self._differentiate_twice(x, chunk, total_rows, loss_denominators)
+        product, rows = self._bend(x, chunk, total_rows, loss_denominators)
         return (rows * product(p),), {}
 
     def _products(self, point, chunk, total_rows, loss_denominators):
         x, p = point
-        product, rows = self._differentiate_twice(x, chunk, total_rows, loss_denominators)
+        product, rows = self._bend(x, chunk, total_rows, loss_denominators)
         return (rows * tf.vectorized_map(product, p),), {}
 
     def _differentiate_twice(self, x, chunk, total_rows, loss_denominators):
@@ -97,9 +100,37 @@ class ChunkTerms:
         with tracing.twice_differentiable(), tf.GradientTape(persistent=True) as tape:
             tape.watch(pieces)
             _, gradient = self._run_gradient(x, pieces, chunk, reductions)
-        return functools.partial(self._vector_gradient, tape, gradient, pieces), rows
+        return functools.partial(self.vector_gradient, tape, gradient, pieces), rows
 
-    def _vector_gradient(self, tape, target, pieces, vector=None):
+    def _gauss_newton(self, x, chunk, total_rows, loss_denominators):
+        """The product of a chunk's Gauss-Newton matrix with a vector, as a function of the vector."""
+        reductions, rows = _reductions(chunk, total_rows, loss_denominators)
+        pieces = self.parameters.unravel(x)
+
+        def run(outputs):
+            with heard_by(outputs):
+                return self._run_train_step(chunk, reductions, self._substitutes(pieces), cut=outputs.constant).loss
+
+        with tracing.twice_differentiable():
+            return gauss_newton.product(self, pieces, run), rows
+
+    def loss(self, pieces, chunk, total_rows, loss_denominators, squares):
+        """The loss of a chunk and its part of all rows; `squares` hears what is squared in it."""
+        reductions, rows = _reductions(chunk, total_rows, loss_denominators)
+        record = self._run_train_step(chunk, reductions, self._substitutes(pieces), squares)
+        self.counted_losses = len(reductions.parts)
+        self.parameters.check_trains(record.variables)
+        return record.loss, rows / total_rows
+
+    def forward(self, tape, target, pieces):
+        """The derivative of `target` along a vector, as a function of the vector: `vector_gradient` is linear."""
+        zeros = tf.zeros_like(target)
+        with tf.GradientTape(persistent=True) as outer:
+            outer.watch(zeros)
+            transposed = self.vector_gradient(tape, target, pieces, zeros)
+        return lambda p: outer.gradient(transposed, zeros, p, unconnected_gradients="zero")
+
+    def vector_gradient(self, tape, target, pieces, vector=None):
         """The gradient of `target`, times `vector`, with respect to x, through `pieces` of x and the weights."""
         variables = self.parameters.variables
         sources = (pieces, [variable.value for variable in variables])
@@ -121,19 +152,21 @@ class ChunkTerms:
         else:
             with tf.GradientTape() as tape:
                 tape.watch(pieces)
-                substitutes = list(zip(self.parameters.variables, pieces, strict=True))
-                record = self._run_train_step(chunk, reductions, substitutes)
-            gradient = self._vector_gradient(tape, record.loss, pieces)
+                record = self._run_train_step(chunk, reductions, self._substitutes(pieces))
+            gradient = self.vector_gradient(tape, record.loss, pieces)
         self.counted_losses = len(reductions.parts)
         self.parameters.check_trains(record.variables)
         return record, gradient
 
-    def _run_train_step(self, chunk, reductions, substitutes=()):
+    def _substitutes(self, pieces):
+        return list(zip(self.parameters.variables, pieces, strict=True)) if self._reads_x() else ()
+
+    def _run_train_step(self, chunk, reductions, substitutes=(), squares=None, cut=None):
         float64 = self.dtype == "float64"
         compute = precision.float64_compute(self._model, substitutes) if float64 else contextlib.nullcontext()
         losses = tracing.undivided_losses() if self._is_replicated else contextlib.nullcontext()
         explained = precision.explained() if float64 else contextlib.nullcontext()
-        corrected = tracing.corrected_losses(self._model, functools.partial(_reduce, reductions))
+        corrected = tracing.corrected_losses(self._model, functools.partial(_reduce, reductions, squares), cut)
         with explained, compute, losses, corrected:
             record = train_step.run(self._model, precision.in_float64(chunk) if float64 else chunk)
         self.logs = keras.tree.map_structure(_spec, record.logs)
@@ -153,10 +186,12 @@ def _reductions(chunk, total_rows, loss_denominators):
     return LossReductions(rows, total_rows, loss_denominators), rows
 
 
-def _reduce(reductions, stock, loss, y_true, y_pred, values, sample_weight, mask):
+def _reduce(reductions, squares, stock, loss, y_true, y_pred, values, sample_weight, mask):
     """The reduction of a loss, which belongs to the objective until the gradients have been handed over."""
     if train_step.current_record().gradients is not None:
         return stock(values, sample_weight, mask, loss.reduction)
+    if squares is not None:
+        squares.hear_loss(loss, y_true, y_pred, values)
     return reductions.reduce(stock, loss, y_true, y_pred, values, sample_weight, mask)
 
 

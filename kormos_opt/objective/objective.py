@@ -9,6 +9,7 @@ was, so f depends on x alone and two evaluations at one x agree to the last bit.
 One evaluation of whole tensors is one call of one `tf.function`.
 """
 
+import functools
 from typing import NamedTuple
 
 import keras
@@ -26,6 +27,7 @@ from kormos_opt.objective.full_pass import FullPass, OneReplica
 from kormos_opt.objective.model_state import ModelState
 from kormos_opt.objective.outside_variables import OutsideVariables
 from kormos_opt.objective.replica_pass import ReplicaPass
+from kormos_opt.objective.residuals import TracedResiduals
 
 _UNCOUNTED = tf.TensorSpec((0,), tf.float64)
 
@@ -38,15 +40,17 @@ class ObjectiveSettings(NamedTuple):
             always does: its losses, which Keras would cast to `floatx()`, are kept in float64.
         batch_size: Rows of a chunk, `"auto"` for as many as fit, measured, or `None` for as many as take 64 MiB of
             intermediate results.
+        curvature: Of products: `"exact"` for the Hessian, `"gauss-newton"` for the Gauss-Newton matrix.
     """
 
     float64: bool = False
     batch_size: int | str | None = None
+    curvature: str = "exact"
 
     @classmethod
     def of(cls, optimizer) -> "ObjectiveSettings":
-        """Those of an optimizer, from its `precision` and its `batch_size`."""
-        return cls(optimizer.precision == "float64", optimizer.batch_size)
+        """Those of an optimizer."""
+        return cls(optimizer.precision == "float64", optimizer.batch_size, optimizer.curvature)
 
 
 class Objective:
@@ -98,7 +102,7 @@ class Objective:
             ValueError: Without a row, for NaN in the weights, or for a loss that depends on how the rows are cut.
         """
         rows = _all_rows(data, replicas)
-        terms = ChunkTerms(model, settings.float64, replicas is not None)
+        terms = ChunkTerms(model, settings.float64, replicas is not None, settings.curvature)
         state, rows_done = ModelState(model), _counter()
         passes = {
             name: FullPass(
@@ -139,6 +143,11 @@ class Objective:
         starting_point.check_weights(self.parameters)
         self._measure(data, rows)
         return BoundObjective(self, data, rows)
+
+    @functools.cached_property
+    def traced_residuals(self) -> TracedResiduals:
+        """What is squared in f, where f is a sum of squares: without data."""
+        return TracedResiduals(self)
 
     @property
     def dtype(self) -> str:

@@ -2,6 +2,7 @@
 
 from kormos_opt.optimizers.batch_optimizer import BatchOptimizer
 from kormos_opt.optimizers.lbfgs import LBFGS
+from kormos_opt.optimizers.least_squares import LevenbergMarquardt
 from kormos_opt.optimizers.methods import (
     BFGS,
     CG,
@@ -40,6 +41,7 @@ METHODS = (
     TrustKrylov,
     SSBroyden,
     SSBFGS,
+    LevenbergMarquardt,
 )
 
 # What `compile(optimizer=name)` and `get` know, in lower case: scipy's names and those of the classes.

@@ -43,6 +43,9 @@ class BatchOptimizer(RemembersSolver):
             iterates: `True`, `False`, or `"auto"` (up to 256 MiB). L-BFGS knows 2 m n numbers, for m pairs and n
             weights, SSBroyden and SSBFGS n^2; the other methods of scipy cannot be saved in the middle. Defaults to
             `"auto"`.
+        curvature: What methods with second derivatives multiply with: `"exact"`, the Hessian, or `"gauss-newton"`, a
+            matrix that is positive semidefinite for every convex loss. For models that are linear in their weights it
+            is the Hessian. Defaults to `"exact"`.
         **kwargs: Nothing. Settings of Keras's stochastic optimizers are refused with the reason.
 
     Raises:
@@ -75,6 +78,7 @@ class BatchOptimizer(RemembersSolver):
         cache: bool | Literal["auto"] = "auto",
         precision: Literal["model", "float64"] = "model",
         save_memory: bool | Literal["auto"] = "auto",
+        curvature: Literal["exact", "gauss-newton"] = "exact",
         **kwargs: Never,
     ):
         for argument, value in kwargs.items():
@@ -87,6 +91,7 @@ class BatchOptimizer(RemembersSolver):
             cache=cache,
             precision=precision,
             save_memory=save_memory,
+            curvature=curvature,
         )
         super().__init__(learning_rate=1.0, name=name)
         self.iterations_per_epoch = iterations_per_epoch
@@ -95,6 +100,7 @@ class BatchOptimizer(RemembersSolver):
         self.cache = cache
         self.precision = precision
         self.save_memory = save_memory
+        self.curvature = curvature
         self._untracked = _Untracked()
 
     def build(self, model, Xyw=None):  # noqa: N803  kormos's name
@@ -208,6 +214,7 @@ class BatchOptimizer(RemembersSolver):
             "cache": self.cache,
             "precision": self.precision,
             "save_memory": self.save_memory,
+            "curvature": self.curvature,
         }
 
 

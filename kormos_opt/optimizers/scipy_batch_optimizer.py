@@ -78,6 +78,14 @@ class ScipyBatchOptimizer(BatchOptimizer):
             constraints=constraints,
             tol=tol,
         )
+        if self.curvature != "exact" and not any(
+            stage.method.derivatives in ("product", "hessian") for stage in self.stages
+        ):
+            raise ValueError(
+                f"Expected a method with second derivatives. Received: curvature={self.curvature!r} for "
+                f"{', '.join(stage.name for stage in self.stages)}. Take Newton-CG, trust-ncg, trust-krylov or "
+                "trust-exact."
+            )
 
     @property
     def plan(self) -> Plan:

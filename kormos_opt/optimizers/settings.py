@@ -17,9 +17,12 @@ class Settings(TypedDict, total=False):
     cache: bool | Literal["auto"]
     precision: Literal["model", "float64"]
     save_memory: bool | Literal["auto"]
+    curvature: Literal["exact", "gauss-newton"]
 
 
-def check_settings(iterations_per_epoch, batch_size, max_cache_entries, dtype, cache, precision, save_memory) -> None:
+def check_settings(
+    iterations_per_epoch, batch_size, max_cache_entries, dtype, cache, precision, save_memory, curvature
+) -> None:
     """Raises `ValueError` for a setting that is none of those that `BatchOptimizer` names."""
     if not is_positive_integer(iterations_per_epoch):
         raise ValueError(f"Expected a positive integer. Received: iterations_per_epoch={iterations_per_epoch!r}.")
@@ -35,3 +38,5 @@ def check_settings(iterations_per_epoch, batch_size, max_cache_entries, dtype, c
         raise ValueError(f'Expected "model" or "float64". Received: precision={precision!r}.')
     if not (isinstance(save_memory, bool) or save_memory == "auto"):
         raise ValueError(f'Expected True, False or "auto". Received: save_memory={save_memory!r}.')
+    if curvature not in ("exact", "gauss-newton"):
+        raise ValueError(f'Expected "exact" or "gauss-newton". Received: curvature={curvature!r}.')

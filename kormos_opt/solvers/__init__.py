@@ -27,8 +27,12 @@ from kormos_opt.solvers.base import (
     EvaluateWithGradient,
     HessianProduct,
     Iterate,
+    Jacobian,
+    JacobianProduct,
     Request,
+    Residuals,
     Solver,
+    TransposedProduct,
 )
 from kormos_opt.solvers.registry import Method, register
 
@@ -38,8 +42,12 @@ __all__ = [
     "EvaluateWithGradient",
     "HessianProduct",
     "Iterate",
+    "Jacobian",
+    "JacobianProduct",
     "Method",
     "Request",
+    "Residuals",
     "Solver",
+    "TransposedProduct",
     "register",
 ]

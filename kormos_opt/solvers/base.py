@@ -7,6 +7,13 @@ A solver is a generator. It yields a request and is sent the answer:
     HessianProduct(x, p)        the Hessian times p
     Iterate(x)                  says that x is the next iterate
 
+and, where f is a sum of squares:
+
+    Residuals(x)                what is squared and added up
+    Jacobian(x)                 their derivatives
+    JacobianProduct(x, p)       the Jacobian times p
+    TransposedProduct(x, r)     the transposed Jacobian times r
+
 It ends by returning a `scipy.optimize.OptimizeResult`. Between two requests it is suspended and costs nothing, so one
 iteration can be one Keras epoch. Closing the generator frees all that it holds.
 """
@@ -52,20 +59,48 @@ class HessianProduct(NamedTuple):
     p: np.ndarray
 
 
+class Residuals(NamedTuple):
+    """Asks for the residuals at `x`, float64 of shape `(m,)`. Their sum of squares is f."""
+
+    x: np.ndarray
+
+
+class Jacobian(NamedTuple):
+    """Asks for the derivatives of the residuals at `x`, float64 of shape `(m, n)`."""
+
+    x: np.ndarray
+
+
+class JacobianProduct(NamedTuple):
+    """Asks for the Jacobian at `x` times `p` of shape `(n,)`: float64 of shape `(m,)`."""
+
+    x: np.ndarray
+    p: np.ndarray
+
+
+class TransposedProduct(NamedTuple):
+    """Asks for the transposed Jacobian at `x` times `r` of shape `(m,)`: float64 of shape `(n,)`."""
+
+    x: np.ndarray
+    r: np.ndarray
+
+
 class Iterate(NamedTuple):
     """Says that `x` is the next iterate. Its answer is `None`."""
 
     x: np.ndarray
 
 
-Request = EvaluateWithGradient | EvaluateValue | HessianProduct | Iterate
+OfResiduals = Residuals | Jacobian | JacobianProduct | TransposedProduct
+Request = EvaluateWithGradient | EvaluateValue | HessianProduct | OfResiduals | Iterate
 Solver = Generator[Request, Any, "OptimizeResult"]
 
 
 def unknown_request(request: object) -> TypeError:
     """The error for what is none of the requests above."""
     return TypeError(
-        "Expected a solver that yields EvaluateWithGradient, EvaluateValue, HessianProduct or Iterate. "
+        "Expected a solver that yields EvaluateWithGradient, EvaluateValue, HessianProduct, Iterate, or the requests "
+        "of least squares. "
         f"Received: {request!r}. See kormos_opt.solvers.base."
     )
 

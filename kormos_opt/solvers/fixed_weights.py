@@ -14,7 +14,11 @@ from kormos_opt.solvers.base import (
     EvaluateWithGradient,
     HessianProduct,
     Iterate,
+    Jacobian,
+    JacobianProduct,
+    Residuals,
     Solver,
+    TransposedProduct,
     unknown_request,
 )
 from kormos_opt.solvers.endings import Ending
@@ -81,8 +85,14 @@ def _expanded(solver, part):
             elif isinstance(request, EvaluateWithGradient):
                 fun, jac = yield EvaluateWithGradient(x)
                 answer = fun, jac[part.is_free]
-            elif isinstance(request, EvaluateValue):
-                answer = yield EvaluateValue(x)
+            elif isinstance(request, (EvaluateValue, Residuals)):
+                answer = yield type(request)(x)
+            elif isinstance(request, Jacobian):
+                answer = (yield Jacobian(x))[:, part.is_free]
+            elif isinstance(request, JacobianProduct):
+                answer = yield JacobianProduct(x, part.padded(request.p))
+            elif isinstance(request, TransposedProduct):
+                answer = (yield TransposedProduct(x, request.r))[part.is_free]
             else:
                 raise unknown_request(request)
     finally:

@@ -11,8 +11,12 @@ from kormos_opt.solvers.base import (
     EvaluateWithGradient,
     HessianProduct,
     Iterate,
+    Jacobian,
+    JacobianProduct,
     Request,
+    Residuals,
     Solver,
+    TransposedProduct,
     unknown_request,
 )
 
@@ -50,17 +54,50 @@ def drive(solver: Solver, fun: Callable, hessian: Callable | None = None) -> Dri
     >>> drive(solver, lambda x: (x @ x, 2 * x)).result.success
     True
     """
-    iterates, points, reply = [], [], None
+    return _driven(solver, lambda request: answer(request, fun, hessian))
+
+
+def drive_residuals(solver: Solver, residuals: Callable) -> Driven:
+    """Answers a solver of least squares to its end.
+
+    Args:
+        solver: The solver.
+        residuals: Called with x, float64 of shape `(n,)`. Returns the residuals, of shape `(m,)`, and their Jacobian.
+
+    Example:
+
+    >>> from kormos_opt.solvers.registry import find
+    >>> import kormos_opt, numpy as np
+    >>> solver = find("Levenberg-Marquardt").start(np.ones(2))
+    >>> drive_residuals(solver, lambda x: (x - 3, np.eye(2))).result.success
+    True
+    """
+
+    def reply(request):
+        if isinstance(request, Iterate):
+            return None
+        values, jacobian = residuals(request.x)
+        if isinstance(request, JacobianProduct):
+            return jacobian @ request.p
+        if isinstance(request, TransposedProduct):
+            return jacobian.T @ request.r
+        return jacobian if isinstance(request, Jacobian) else values
+
+    return _driven(solver, reply)
+
+
+def _driven(solver, reply):
+    iterates, points, answered = [], [], None
     while True:
         try:
-            request = solver.send(reply)
+            request = solver.send(answered)
         except StopIteration as end:
             return Driven(end.value, iterates, points)
         if isinstance(request, Iterate):
             iterates.append(request.x)
-        elif isinstance(request, (EvaluateWithGradient, EvaluateValue)):
+        elif isinstance(request, (EvaluateWithGradient, EvaluateValue, Residuals)):
             points.append(request.x)
-        reply = answer(request, fun, hessian)
+        answered = reply(request)
 
 
 def answer(request: Request, fun: Callable, hessian: Callable | None = None):

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kormos_opt.solvers.base import EvaluateWithGradient
+from kormos_opt.solvers.base import EvaluateWithGradient, Jacobian, JacobianProduct, TransposedProduct
 
 if TYPE_CHECKING:
     from kormos_opt.evaluation import Evaluation
     from kormos_opt.objective.batch_pass import BatchPass
     from kormos_opt.objective.bound_objective import BoundObjective
-    from kormos_opt.solvers.base import EvaluateValue
+    from kormos_opt.solvers.base import EvaluateValue, OfResiduals
 
 
 class FitAnswers:
@@ -50,6 +50,17 @@ class FitAnswers:
     def products(self, x: np.ndarray, p: np.ndarray) -> np.ndarray:
         """The Hessian at `x` times every row of `p`."""
         return self.objective.products(x, p)
+
+    def of_residuals(self, request: OfResiduals) -> np.ndarray:
+        """The answer to a request of least squares."""
+        residuals = self.objective.residuals
+        if isinstance(request, Jacobian):
+            return residuals.jacobian(request.x)
+        if isinstance(request, JacobianProduct):
+            return residuals.product(request.x, request.p)
+        if isinstance(request, TransposedProduct):
+            return residuals.transposed_product(request.x, request.r)
+        return residuals.values(request.x)
 
     def check_start(self, evaluation: Evaluation) -> None:
         """Raises `ValueError` if a run cannot start from this evaluation."""

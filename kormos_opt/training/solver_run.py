@@ -12,7 +12,10 @@ from kormos_opt.solvers.base import (
     EvaluateWithGradient,
     HessianProduct,
     Iterate,
+    Jacobian,
+    OfResiduals,
     RecentEvaluations,
+    Residuals,
     Solver,
     unknown_request,
 )
@@ -157,12 +160,25 @@ class SolverRun(Run):
             self.position = request.x
             self.nhev += len(np.atleast_2d(request.p))
             return self._answers.products(request.x, request.p)
+        if isinstance(request, OfResiduals):
+            return self._answer_of_residuals(request)
         if not isinstance(request, (EvaluateWithGradient, EvaluateValue)):
             raise unknown_request(request)
         evaluation = self._evaluations.at(request.x)
         if evaluation is None:
             evaluation = self._evaluate(request.x, gradient=isinstance(request, EvaluateWithGradient))
         return evaluation.fun if isinstance(request, EvaluateValue) else (evaluation.fun, evaluation.jac)
+
+    def _answer_of_residuals(self, request):
+        """Counts a vector of residuals as an evaluation, and a Jacobian as a product for each of its columns."""
+        if self.accepted is None:
+            self._evaluate(request.x, gradient=True)
+        self.position = request.x
+        if isinstance(request, Residuals):
+            self.nfev += 1
+        else:
+            self.nhev += request.x.size if isinstance(request, Jacobian) else 1
+        return self._answers.of_residuals(request)
 
     def _evaluate(self, x, gradient):
         evaluation = self._answers.evaluate(x, gradient)

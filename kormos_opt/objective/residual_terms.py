@@ -1,0 +1,59 @@
+"""The residuals of one chunk, where its loss is a sum of squares, and their derivatives.
+
+A product with the transposed Jacobian is one gradient. A product with the Jacobian is the gradient of that product in
+its vector, in which it is linear.
+"""
+
+import tensorflow as tf
+
+from kormos_opt.keras_internals import tracing
+from kormos_opt.objective.chunk_terms import ChunkTerms
+from kormos_opt.objective.squares import Squares, heard_by
+
+
+class ResidualTerms:
+    """Functions of a point x and a chunk, each for `tf.function`.
+
+    Args:
+        terms: What a chunk contributes to the loss.
+
+    Attributes:
+        others: The names of the parts of the last loss that are no squares.
+    """
+
+    def __init__(self, terms: ChunkTerms):
+        self._terms = terms
+        self.others = []
+
+    def residuals(self, x, chunk, total_rows, loss_denominators):
+        """Of shape `(m,)`."""
+        residuals, _, _ = self._heard(x, chunk, total_rows, loss_denominators)
+        return residuals
+
+    def jacobian_by_rows(self, x, chunk, total_rows, loss_denominators):
+        """Of shape `(m, n)`: m gradients at once."""
+        residuals, tape, pieces = self._heard(x, chunk, total_rows, loss_denominators)
+        units = tf.eye(tf.shape(residuals)[0], dtype=tf.float64)
+        return tf.vectorized_map(lambda unit: self._terms.vector_gradient(tape, residuals, pieces, unit), units)
+
+    def products(self, x, chunk, total_rows, loss_denominators, p):
+        """The Jacobian times every row of `p`, of shape `(k, n)`: of shape `(k, m)`."""
+        residuals, tape, pieces = self._heard(x, chunk, total_rows, loss_denominators)
+        return tf.vectorized_map(self._terms.forward(tape, residuals, pieces), p)
+
+    def transposed_product(self, x, chunk, total_rows, loss_denominators, r):
+        """The transposed Jacobian times `r`: of shape `(n,)`."""
+        residuals, tape, pieces = self._heard(x, chunk, total_rows, loss_denominators)
+        return self._terms.vector_gradient(tape, residuals, pieces, r)
+
+    def _heard(self, x, chunk, total_rows, loss_denominators):
+        squares, pieces = Squares(), self._terms.parameters.unravel(x)
+        with tf.GradientTape(persistent=True) as tape:
+            tape.watch(pieces)
+            with tf.GradientTape() as inner:
+                inner.watch(pieces)
+                with heard_by(squares), tracing.heard_penalties(squares.add, squares.others.append):
+                    loss, share = self._terms.loss(pieces, chunk, total_rows, loss_denominators, squares)
+            residuals = squares.residuals(inner, loss, share)
+        self.others = squares.others
+        return residuals, tape, pieces

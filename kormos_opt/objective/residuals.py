@@ -1,0 +1,160 @@
+"""The residuals of an objective with its data, and their Jacobian, put together from chunks of rows."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import tensorflow as tf
+
+from kormos_opt import memory_limits
+from kormos_opt.data.full_batch import BatchList
+from kormos_opt.data.rows import rows_between
+from kormos_opt.objective import precision
+from kormos_opt.objective.chunk_sums import compiled
+from kormos_opt.objective.residual_terms import ResidualTerms
+
+if TYPE_CHECKING:
+    from kormos_opt.objective.bound_objective import BoundObjective
+    from kormos_opt.objective.objective import Objective
+
+_GRADIENTS_AT_ONCE = 32
+_COPIES = 4  # of the Jacobian that a solver makes
+
+
+class TracedResiduals:
+    """The functions of `ResidualTerms`, traced once for an objective.
+
+    Args:
+        objective: f without data.
+    """
+
+    def __init__(self, objective: Objective):
+        self.terms = ResidualTerms(objective.terms)
+        for name in ("residuals", "jacobian_by_rows", "products", "transposed_product"):
+            function = getattr(self.terms, name)
+            setattr(self, name, compiled(function, objective.is_eager, jit_compile=objective.asks_for_xla))
+
+
+class Residuals:
+    """r(x), whose sum of squares is f(x).
+
+    Args:
+        bound: f with its data.
+
+    Raises:
+        ValueError: Under a distribution strategy.
+    """
+
+    def __init__(self, bound: BoundObjective):
+        self._bound, self._objective = bound, bound.objective
+        if self._objective.replicas is not None:
+            raise ValueError(
+                "Expected a model without a distribution strategy for least squares. Received: a model of "
+                "several replicas. Make the model outside of strategy.scope(), or take L-BFGS."
+            )
+        self._traced = self._objective.traced_residuals
+        self._parameters = self._objective.parameters
+        state = self._objective.state
+        self._may_cut = not (state.seeds or state.moving_statistics)
+        self._counts = None
+
+    def values(self, x: np.ndarray) -> np.ndarray:
+        """r(x), of shape `(m,)`.
+
+        Raises:
+            ValueError: The first time, if the loss is no sum of squares.
+        """
+        parts = self._each_chunk(x, self._objective.rows_per_chunk, self._traced.residuals)
+        values = np.concatenate(parts)
+        if self._counts is None:
+            self._check(x, values)
+            self._counts = [part.size for part in parts]
+        return values
+
+    def jacobian(self, x: np.ndarray) -> np.ndarray:
+        """The derivatives of r, of shape `(m, n)`: by rows or by columns, whichever takes fewer operations.
+
+        Raises:
+            MemoryError: If it would not fit, before any work.
+        """
+        m, n = sum(self._counts), self._parameters.size
+        if _COPIES * 8 * m * n > memory_limits.of_process():
+            raise MemoryError(
+                f"Expected a Jacobian that fits into memory {_COPIES} times. Received: {m} residuals and {n} weights, "
+                f'{8 * m * n / 2**30:.1f} GiB. Take jacobian="products", or L-BFGS.'
+            )
+        per_row = max(m / self._bound.data.rows, 1.0)
+        rows = max(int(_GRADIENTS_AT_ONCE / per_row), 1)
+        by_rows = rows if self._cuts else self._objective.rows_per_chunk
+        if 2 * n <= min(by_rows, self._bound.data.rows) * per_row:
+            return self._by_columns(x, m, n)
+        jacobian, done = np.empty((m, n)), 0
+        for part in self._each_chunk(x, by_rows, self._traced.jacobian_by_rows):
+            jacobian[done : done + len(part)] = part
+            done += len(part)
+        return jacobian
+
+    def product(self, x: np.ndarray, p: np.ndarray) -> np.ndarray:
+        """The Jacobian times `p` of shape `(n,)`."""
+        return self._products(x, tf.constant(p[None]))[0]
+
+    def transposed_product(self, x: np.ndarray, r: np.ndarray) -> np.ndarray:
+        """The transposed Jacobian times `r` of shape `(m,)`."""
+        pieces = iter(np.split(r, np.cumsum(self._counts)[:-1]))
+
+        def of_chunk(*chunk):
+            return self._traced.transposed_product(*chunk, tf.constant(next(pieces)))
+
+        return np.sum(self._each_chunk(x, self._objective.rows_per_chunk, of_chunk), axis=0)
+
+    @property
+    def _cuts(self):
+        return self._may_cut and not isinstance(self._bound.data, BatchList)
+
+    def _by_columns(self, x, m, n):
+        """Blocks of columns, each with as many vectors as fit."""
+        block = min(self._objective.vectors_per_block, n)
+        jacobian, units = np.empty((m, n)), np.eye(n)
+        for start in range(0, n, block):
+            end = min(start + block, n)
+            vectors = np.pad(units[start:end], ((0, block - (end - start)), (0, 0)))
+            jacobian[:, start:end] = self._products(x, tf.constant(vectors))[: end - start].T
+        return jacobian
+
+    def _products(self, x, p):
+        """The Jacobian times every row of `p`, of shape `(k, m)`."""
+        rows = self._objective.rows_per_chunk
+        return np.concatenate(self._each_chunk(x, rows, lambda *chunk: self._traced.products(*chunk, p)), axis=1)
+
+    def _each_chunk(self, x, rows, function):
+        """What `function` makes of every chunk at x. The model's state is then what it was."""
+        state, point = self._objective.state, tf.constant(x)
+        before = state.save()
+        self._parameters.assign(point)
+        try:
+            return [
+                function(point, chunk, self._bound.rows, self._bound.loss_denominators).numpy()
+                for chunk in self._chunks(rows)
+            ]
+        finally:
+            state.restore(before)
+
+    def _chunks(self, rows):
+        data = self._bound.data
+        if isinstance(data, BatchList):
+            return data.batches
+        return (rows_between(data.data, start, start + rows) for start in range(0, data.rows, rows))
+
+    def _check(self, x, values):
+        """Raises `ValueError` if the sum of squares is not f."""
+        fun, found = self._bound.evaluate(x, gradient=False).fun, float(values @ values)
+        tolerance = precision.resolution(self._objective.dtype) ** 0.75
+        if np.isclose(found, fun, rtol=tolerance, atol=0) or not np.isfinite(fun):
+            return
+        others = ", ".join(dict.fromkeys(self._traced.terms.others))
+        raise ValueError(
+            "Expected a loss that is a sum of squares: MeanSquaredError, L2 penalties, and kormos_opt.mean_square in "
+            f"losses of your own. Received: a loss of {fun:.6g}, of which {found:.6g} are squares. No squares are "
+            f"{others or 'add_loss, a custom loss or train step, or a negative weight'}. Take LBFGS() for this loss."
+        )

@@ -1,0 +1,114 @@
+"""Which part of a loss is a sum of squares: heard while the train step computes it.
+
+    loss = sum of  c w r^2   over all residuals r that are heard, with their weights w
+
+c is the derivative of the loss by what was heard, from the tape: it holds sample weights, masks, reductions,
+`loss_weights`, and whatever else the train step does with it.
+"""
+
+import contextlib
+from contextvars import ContextVar
+from typing import NamedTuple
+
+import keras
+import tensorflow as tf
+
+from kormos_opt.keras_internals import tracing
+
+_hearing: ContextVar = ContextVar("hearing", default=None)
+
+
+def mean_square(residual, weight=None) -> tf.Tensor:
+    """The mean of `weight * residual**2`, for a loss of your own that Levenberg-Marquardt shall understand.
+
+    It is what `keras.ops.mean(keras.ops.square(residual))` is. `LevenbergMarquardt` and Gauss-Newton curvature hear
+    the residual too, which nobody could tell from the mean.
+
+    Args:
+        residual: A tensor of any shape.
+        weight: Not negative, a number or a tensor that is broadcast to the shape of `residual`. Defaults to `None`: 1.
+
+    Returns:
+        A scalar.
+
+    Example:
+
+    >>> import kormos_opt
+    >>> float(kormos_opt.mean_square([1.0, 3.0], weight=[2.0, 0.0]))
+    1.0
+    """
+    heard, residual = _hearing.get(), keras.ops.convert_to_tensor(residual)
+    if heard is not None:
+        residual = heard.constant(residual)
+    squares = keras.ops.square(residual)
+    if weight is not None:
+        weight = keras.ops.convert_to_tensor(weight, residual.dtype)
+        squares = weight * squares
+    value = keras.ops.mean(squares)
+    if heard is not None:
+        size = tf.cast(tf.size(residual), tf.float64)
+        heard.add(residual, (1.0 if weight is None else tf.cast(weight, tf.float64)) / size, value)
+    return value
+
+
+@contextlib.contextmanager
+def heard_by(listener):
+    """Inside, `mean_square` tells `listener` its residuals."""
+    token = _hearing.set(listener)
+    try:
+        yield
+    finally:
+        _hearing.reset(token)
+
+
+class _Square(NamedTuple):
+    residual: tf.Tensor
+    weight: tf.Tensor | float
+    value: tf.Tensor
+
+
+class Squares:
+    """The squares of one chunk.
+
+    Attributes:
+        others: The names of parts that are no squares.
+    """
+
+    def __init__(self):
+        self._heard = []
+        self.others = []
+
+    def constant(self, residual):
+        """The residual as it is."""
+        return residual
+
+    def add(self, residual, weight, value) -> None:
+        """Takes `value`, which is the sum of `weight * residual**2`, over the last axis or over all of them."""
+        self._heard.append(_Square(residual, weight, value))
+
+    def hear_loss(self, loss: keras.losses.Loss, y_true, y_pred, values) -> None:
+        """Takes the values of a loss."""
+        if getattr(loss, "fn", None) is not keras.losses.mean_squared_error:
+            self.others.append(f"the loss {loss.name!r}")
+            return
+        residual = tracing.difference(y_true, y_pred, values.dtype)
+        self.add(residual, 1 / tf.cast(tf.shape(residual)[-1], tf.float64), values)
+
+    def residuals(self, tape: tf.GradientTape, loss, share) -> tf.Tensor:
+        """What is squared and added up, float64 of shape `(m,)`.
+
+        Args:
+            tape: What the loss was computed on.
+            loss: That of the chunk.
+            share: The part of all rows that the chunk has.
+        """
+        values = [square.value for square in self._heard]
+        coefficients = tape.gradient(loss, values, unconnected_gradients="zero") if values else []
+        parts = [tf.zeros((0,), tf.float64)]
+        for square, coefficient in zip(self._heard, coefficients, strict=True):
+            coefficient = tf.cast(coefficient, tf.float64)
+            if len(square.value.shape):
+                coefficient = coefficient[..., None]
+            root = tf.stop_gradient(tf.sqrt(share * coefficient * square.weight))
+            parts.append(tf.reshape(root * tf.cast(square.residual, tf.float64), (-1,)))
+        return tf.concat(parts, axis=0)
