@@ -2,6 +2,7 @@
 
     optimizers      what a user compiles with
     callbacks       new training data in the middle of a fit
+    inference       standard errors, intervals and tests of a fitted model
     training        one fit: an epoch of the stock loop is an iteration of a solver
     stages          what a fit is told to do: method, options, bounds, constraints
     solvers         what asks: coroutines in numpy, scipy in a suspended thread
@@ -31,6 +32,9 @@ if keras.backend.backend() != "tensorflow":
     )
 
 from kormos_opt import callbacks, models, optimizers, solvers
+from kormos_opt.inference.intervals import confint, covariance, predict_interval
+from kormos_opt.inference.names import weight_names
+from kormos_opt.inference.summary import summary
 from kormos_opt.keras_internals import hook, xla_gradients
 from kormos_opt.objective.squares import mean_square
 from kormos_opt.optimizers.lbfgs import LBFGS
@@ -78,10 +82,15 @@ __all__ = [
     "TrustNCG",
     "VariableConstraint",
     "callbacks",
+    "confint",
+    "covariance",
     "mean_square",
     "models",
     "optimizers",
+    "predict_interval",
     "solvers",
+    "summary",
+    "weight_names",
 ]
 
 hook.install(optimizers.find, optimizers.NAMES)

@@ -149,6 +149,11 @@ class BatchOptimizer(RemembersSolver):
         """The Hessian at `x` times `vector`, float64 of shape `(n,)`."""
         return self._built().hessp(x, vector)
 
+    def hessian(self, x=None) -> np.ndarray:
+        """The Hessian at `x`, float64 of shape `(n, n)`. Defaults to `None`: at the weights as they are."""
+        objective = self._built()
+        return objective.hessian(objective.get_weights() if x is None else x)
+
     def _built(self):
         if self._untracked.objective is None:
             raise RuntimeError(

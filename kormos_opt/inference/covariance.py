@@ -1,0 +1,197 @@
+"""The covariance of the weights of a fitted model.
+
+    nonrobust           (sum of J' W J)^-1, with the expected information W of every row, times the scale
+    observed            the inverse of the Hessian of the negative log-likelihood
+    HC0, HC1, HC2, HC3  a sandwich of the nonrobust one and the squares of every row's score
+    cluster             the same with the scores of a group added up first
+
+Sources: White, A heteroskedasticity-consistent covariance matrix estimator, Econometrica 48 (1980); MacKinnon and
+White, Some heteroskedasticity-consistent covariance matrix estimators, Journal of Econometrics 29 (1985); Cameron and
+Miller, A practitioner's guide to cluster-robust inference, Journal of Human Resources 50 (2015). Corrections for small
+samples are those of statsmodels.
+"""
+
+from typing import Literal, NamedTuple
+
+import keras
+import numpy as np
+import scipy.linalg
+
+from kormos_opt.inference import outputs
+from kormos_opt.inference.families import Likelihood, likelihood_of
+
+CovType = Literal["nonrobust", "observed", "HC0", "HC1", "HC2", "HC3", "cluster"]
+COV_TYPES = "nonrobust", "observed", "HC0", "HC1", "HC2", "HC3", "cluster"
+
+
+class Fitted(NamedTuple):
+    """A fitted model on its data.
+
+    Attributes:
+        likelihood: What its loss stands for.
+        x: Its inputs.
+        y: Targets, of shape `(rows, outputs)`.
+        mu: Means, of the same shape.
+        jacobian: Their derivatives, of shape `(rows, outputs, n)`.
+        weights: Sample weights, of shape `(rows,)`.
+    """
+
+    likelihood: Likelihood
+    x: object
+    y: np.ndarray
+    mu: np.ndarray
+    jacobian: np.ndarray
+    weights: np.ndarray
+
+    @classmethod
+    def of(cls, model: keras.Model, x, y, sample_weight=None) -> "Fitted":
+        """That of a compiled model.
+
+        Raises:
+            ValueError: For a loss that is no likelihood, or data that do not fit to each other.
+        """
+        likelihood = likelihood_of(model)
+        values, jacobian = outputs.Means(model, x).with_jacobian()
+        y = likelihood.targets(np.asarray(y), values)
+        weights = np.ones(len(y)) if sample_weight is None else np.asarray(sample_weight, "float64").ravel()
+        if weights.shape != (len(y),) or not (weights >= 0).all():
+            raise ValueError(
+                f"Expected one sample weight for each of {len(y)} rows, none negative. "
+                f"Received: sample_weight of shape {np.shape(sample_weight)}, least {weights.min():g}."
+            )
+        return cls(likelihood, x, y, likelihood.means(values), likelihood.derivatives(values, jacobian), weights)
+
+    @property
+    def size(self) -> int:
+        """n, the number of weights of the model."""
+        return self.jacobian.shape[2]
+
+    @property
+    def entries(self) -> int:
+        """The number of targets."""
+        return self.y.size
+
+    @property
+    def df_residual(self) -> int:
+        """Targets that are left when every weight has taken one."""
+        return self.entries - self.size
+
+    @property
+    def scale(self) -> float:
+        """The variance of a residual of weight 1; 1 where the mean says it."""
+        family = self.likelihood.family
+        if not family.has_scale:
+            return 1.0
+        return float(self.weights @ family.deviance(self.y, self.mu)) / self.df_residual
+
+    @property
+    def scores(self) -> np.ndarray:
+        """The gradient of the negative log-likelihood of every row, without the scale: of shape `(rows, n)`."""
+        slope = self.weights[:, None] * self.likelihood.family.slope(self.y, self.mu)
+        return np.einsum("ro,ron->rn", slope, self.jacobian)
+
+    @property
+    def root(self) -> np.ndarray:
+        """A matrix whose product with its transpose is the expected information: of shape `(rows * outputs, n)`."""
+        information = self.weights[:, None] * self.likelihood.family.information(self.mu)
+        return (np.sqrt(information)[..., None] * self.jacobian).reshape(-1, self.size)
+
+
+class Inverse(NamedTuple):
+    """The inverse of an information matrix.
+
+    Attributes:
+        matrix: The pseudo-inverse, of shape `(n, n)`.
+        is_undetermined: The weights that the data do not tell, of shape `(n,)`.
+        condition: The condition number of the root.
+    """
+
+    matrix: np.ndarray
+    is_undetermined: np.ndarray
+    condition: float
+
+
+def inverse_of(root: np.ndarray) -> Inverse:
+    """The inverse of `root' root`, from the singular values of `root` with columns of one length.
+
+    What `scipy.optimize.curve_fit` takes for zero is zero here: `eps * max(shape)` of the largest singular value.
+
+    Args:
+        root: Of shape `(m, n)`.
+    """
+    length = np.linalg.norm(root, axis=0)
+    length[length == 0] = 1.0
+    _, singular, right = scipy.linalg.svd(root / length, full_matrices=False)
+    is_zero = singular <= np.finfo("float64").eps * max(root.shape) * singular[0]
+    kept = right[~is_zero] / singular[~is_zero, None]
+    determined = np.einsum("kn,kn->n", right[~is_zero], right[~is_zero])
+    with np.errstate(divide="ignore"):
+        condition = np.linalg.cond(root)
+    return Inverse((kept.T @ kept) / np.outer(length, length), determined < 1 - 1e-8, float(condition))
+
+
+def covariance_of(model: keras.Model, fitted: Fitted, cov_type: CovType, groups=None) -> tuple[np.ndarray, Inverse]:
+    """The covariance of the weights, of shape `(n, n)`, and the inverse of the expected information.
+
+    Raises:
+        ValueError: For a `cov_type` that is unknown or does not fit, or fewer targets than weights where the residuals
+            have to tell the scale.
+    """
+    family = fitted.likelihood.family
+    _check(fitted, cov_type, groups)
+    bread = inverse_of(fitted.root)
+    if cov_type == "nonrobust":
+        return fitted.scale * bread.matrix, bread
+    if cov_type == "observed":
+        return fitted.scale * np.linalg.pinv(_observed(model, fitted), hermitian=True), bread
+    scores = fitted.scores
+    if cov_type == "cluster":
+        _, index = np.unique(np.asarray(groups).ravel(), return_inverse=True)
+        added = np.zeros((index.max() + 1, fitted.size))
+        np.add.at(added, index, scores)
+        rows, count = len(scores), len(added)
+        correction = count / (count - 1) * (rows - 1) / (rows - fitted.size)
+        return correction * _sandwich(bread.matrix, added), bread
+    if family.has_scale and cov_type == "HC1":
+        scores = scores * np.sqrt(fitted.entries / fitted.df_residual)
+    elif family.has_scale and cov_type in ("HC2", "HC3"):
+        leverage = np.einsum("rn,nk,rk->r", fitted.root, bread.matrix, fitted.root)
+        scores = scores / ((1 - leverage) ** (0.5 if cov_type == "HC2" else 1.0))[:, None]
+    return _sandwich(bread.matrix, scores), bread
+
+
+def _sandwich(bread, scores):
+    half = scores @ bread
+    return half.T @ half
+
+
+def _observed(model, fitted):
+    """The Hessian of the negative log-likelihood, without the scale."""
+    family, weights = fitted.likelihood.family, fitted.weights[:, None]
+    bent = np.einsum(
+        "ro,ron,rok->nk", weights * family.curvature(fitted.y, fitted.mu), fitted.jacobian, fitted.jacobian
+    )
+    if fitted.likelihood.from_logits:
+        raise ValueError(
+            'Expected a loss of probabilities for cov_type="observed". Received: from_logits=True, for which it is the '
+            'same as "nonrobust" if the logits are linear in the weights. Give the last layer its activation.'
+        )
+    slope = weights * family.slope(fitted.y, fitted.mu)
+    return bent + outputs.curvature(model, fitted.x, slope)
+
+
+def _check(fitted, cov_type, groups):
+    if cov_type not in COV_TYPES:
+        raise ValueError(f"Expected one of {', '.join(COV_TYPES)}. Received: cov_type={cov_type!r}.")
+    if (cov_type == "cluster") != (groups is not None) or (groups is not None and len(groups) != len(fitted.y)):
+        raise ValueError(
+            f'Expected groups=, one for each of {len(fitted.y)} rows, with cov_type="cluster" and no other. '
+            f"Received: cov_type={cov_type!r}, groups of length {None if groups is None else len(groups)}."
+        )
+    if fitted.likelihood.family.has_scale and fitted.df_residual <= 0:
+        raise ValueError(
+            "Expected more targets than weights: the residuals have to tell their own variance. "
+            f"Received: {fitted.entries} targets and {fitted.size} weights. Freeze layers, or take more data."
+        )
+    if cov_type in ("HC2", "HC3") and fitted.likelihood.family.has_scale and fitted.y.shape[1] != 1:
+        raise ValueError(f"Expected one output for {cov_type}. Received: {fitted.y.shape[1]}. Take HC0 or HC1.")

@@ -1,0 +1,171 @@
+"""Covariances and intervals of weights, intervals of predictions."""
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import keras
+import numpy as np
+from scipy import stats
+
+from kormos_opt.inference import outputs
+from kormos_opt.inference.covariance import CovType, Fitted, covariance_of
+from kormos_opt.inference.families import likelihood_of
+from kormos_opt.inference.names import chosen
+from kormos_opt.inference.profile import profile
+from kormos_opt.inference.summary import Summary, of_fitted
+
+
+def covariance(
+    model: keras.Model, x, y, sample_weight=None, cov_type: CovType = "nonrobust", groups=None
+) -> np.ndarray:
+    """The covariance of the weights of a fitted model.
+
+    Args:
+        model: A compiled model with one output.
+        x: Its inputs, as arrays.
+        y: The targets.
+        sample_weight: Of shape `(rows,)`. Defaults to `None`: 1.
+        cov_type: As in `kormos_opt.summary`. Defaults to `"nonrobust"`.
+        groups: As there. Defaults to `None`.
+
+    Returns:
+        float64 of shape `(n, n)`, in the order of `kormos_opt.weight_names(model)`.
+
+    Raises:
+        ValueError: As `kormos_opt.summary`.
+
+    Example:
+
+    >>> import keras, kormos_opt, numpy as np
+    >>> x = np.array([[-1.0], [0.0], [1.0]])
+    >>> model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, kernel_initializer="ones")])
+    >>> model.compile(loss="mse")
+    >>> kormos_opt.covariance(model, x, x + [[1.0], [-2.0], [1.0]]).diagonal().round(6).tolist()
+    [3.0, 2.0]
+    """
+    matrix, _ = covariance_of(model, Fitted.of(model, x, y, sample_weight), cov_type, groups)
+    return matrix
+
+
+def confint(
+    model: keras.Model,
+    x,
+    y,
+    sample_weight=None,
+    alpha: float = 0.05,
+    method: Literal["wald", "profile"] = "wald",
+    cov_type: CovType = "nonrobust",
+    which: Sequence[str] | None = None,
+) -> np.ndarray:
+    """Confidence intervals of the weights of a fitted model.
+
+    Wald's are estimates plus and minus standard errors. Those of the profile likelihood hold all values that a test
+    does not reject: the other weights are fitted anew at each. They need not be symmetric, and hold better where the
+    model is far from linear, at the price of some ten fits for each weight.
+
+    Args:
+        model: A compiled model with one output.
+        x: Its inputs, as arrays.
+        y: The targets.
+        sample_weight: Of shape `(rows,)`. Defaults to `None`: 1.
+        alpha: One minus the level. Defaults to `0.05`.
+        method: `"wald"` or `"profile"`. Defaults to `"wald"`.
+        cov_type: As in `kormos_opt.summary`; the profile takes `"nonrobust"`. Defaults to `"nonrobust"`.
+        which: Names of weights, or patterns of `fnmatch` on them. Defaults to `None`: all.
+
+    Returns:
+        float64 of shape `(k, 2)`. An end that the data do not tell is infinite.
+
+    Raises:
+        ValueError: As `kormos_opt.summary`; for names that no weight has; and for a profile of a model with penalties.
+
+    Example:
+
+    >>> import keras, kormos_opt, numpy as np
+    >>> x = np.linspace(-1, 1, 9)[:, None]
+    >>> y = 3 * x + np.random.default_rng(0).normal(size=(9, 1))
+    >>> model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, name="line")])
+    >>> model.compile(optimizer=kormos_opt.LevenbergMarquardt(precision="float64"), loss="mse")
+    >>> history = model.fit(x, y, epochs=20, verbose=0)
+    >>> kormos_opt.confint(model, x, y, which=["line/kernel*"]).round(2).tolist()
+    [[2.24, 3.39]]
+
+    Source: Venzon and Moolgavkar, A method for computing profile-likelihood-based confidence intervals, Applied
+    Statistics 37 (1988); Bates and Watts, Nonlinear Regression Analysis (1988), section 6.1.
+    """
+    if method not in ("wald", "profile") or (method == "profile" and cov_type != "nonrobust"):
+        raise ValueError(
+            'Expected method="wald", or method="profile" with cov_type="nonrobust". '
+            f"Received: method={method!r}, cov_type={cov_type!r}."
+        )
+    fitted = Fitted.of(model, x, y, sample_weight)
+    table = of_fitted(model, fitted, cov_type, alpha)
+    places = chosen(table.names, which)
+    if method == "wald":
+        return table.confidence_intervals[places]
+    return profile(model, fitted, table, y, sample_weight, places)
+
+
+class PredictionInterval(NamedTuple):
+    """What `predict_interval` returns, each of shape `(rows, outputs)`.
+
+    Attributes:
+        mean: The predictions.
+        standard_error: Theirs, or those of new observations.
+        lower: The lower ends.
+        upper: The upper ends.
+    """
+
+    mean: np.ndarray
+    standard_error: np.ndarray
+    lower: np.ndarray
+    upper: np.ndarray
+
+
+def predict_interval(
+    model: keras.Model, x, summary: Summary, alpha: float = 0.05, kind: Literal["mean", "observation"] = "mean"
+) -> PredictionInterval:
+    """The band around the predictions of a fitted model, by the delta method.
+
+    The variance of a prediction is `j C j'`, with its derivatives j in the weights and their covariance C.
+
+    Args:
+        model: The model.
+        x: Where to predict, as arrays.
+        summary: What `kormos_opt.summary` says of the fit: its covariance is taken.
+        alpha: One minus the level, at each point by itself. Defaults to `0.05`.
+        kind: `"mean"` for the curve itself, `"observation"` for a new observation of weight 1, with the variance of
+            the residuals too. Defaults to `"mean"`.
+
+    Returns:
+        A `PredictionInterval`. The means of a Bernoulli or categorical distribution are probabilities.
+
+    Raises:
+        ValueError: For `kind="observation"` where there is no variance of residuals.
+
+    Example:
+
+    >>> import keras, kormos_opt, numpy as np
+    >>> x = np.linspace(-1, 1, 9)[:, None]
+    >>> y = 3 * x + np.random.default_rng(0).normal(size=(9, 1))
+    >>> model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    >>> model.compile(optimizer=kormos_opt.LevenbergMarquardt(precision="float64"), loss="mse")
+    >>> history = model.fit(x, y, epochs=20, verbose=0)
+    >>> band = kormos_opt.predict_interval(model, np.zeros((1, 1)), kormos_opt.summary(model, x, y))
+    >>> band.lower.round(2).tolist(), band.upper.round(2).tolist()
+    ([[-0.43]], [[0.31]])
+
+    Source: Seber and Wild, Nonlinear Regression (1989), section 5.1.
+    """
+    if kind not in ("mean", "observation") or (kind == "observation" and summary.r_squared is None):
+        raise ValueError(
+            'Expected kind="mean", or kind="observation" for a Gaussian. '
+            f"Received: kind={kind!r} for a {summary.family} distribution."
+        )
+    likelihood, (values, jacobian) = likelihood_of(model), outputs.Means(model, x).with_jacobian()
+    mean, jacobian = likelihood.means(values), likelihood.derivatives(values, jacobian)
+    variance = np.einsum("ron,nk,rok->ro", jacobian, summary.covariance, jacobian)
+    error = np.sqrt(variance + (summary.scale if kind == "observation" else 0.0))
+    distribution = stats.t(summary.df_residual) if summary.distribution == "t" else stats.norm()
+    reach = distribution.ppf(1 - alpha / 2) * error
+    return PredictionInterval(mean, error, mean - reach, mean + reach)

@@ -1,0 +1,60 @@
+"""What speaks against the figures of a summary, in words."""
+
+from collections.abc import Iterator
+
+import keras
+import numpy as np
+
+from kormos_opt.inference.covariance import Fitted, Inverse
+from kormos_opt.objective.flat_parameters import FlatParameters
+from kormos_opt.stages import bounds
+
+_FAR = 0.01  # standard errors
+
+
+def on(
+    model: keras.Model, fitted: Fitted, bread: Inverse, covariance: np.ndarray, names: tuple[str, ...]
+) -> Iterator[str]:
+    """The notes on a fitted model."""
+    if bread.is_undetermined.any():
+        which = [name for name, is_undetermined in zip(names, bread.is_undetermined, strict=True) if is_undetermined]
+        yield (
+            f"the data do not tell {_some(which)}: other values give the same outputs. Their standard errors are "
+            "infinite; those of the others hold for the pseudo-inverse."
+        )
+    is_penalized = any(
+        getattr(variable, "regularizer", None) is not None for variable in model.trainable_variables
+    ) or bool(model.losses)
+    at_bounds = _at_bounds(model, names)
+    if is_penalized:
+        yield (
+            "the loss has penalties, which pull the weights towards zero: the standard errors are those of the "
+            "likelihood alone and say nothing of that bias."
+        )
+    if at_bounds:
+        yield f"{_some(at_bounds)} at a bound: standard errors and tests do not hold for a weight that cannot move."
+    if not is_penalized and not at_bounds:
+        step = bread.matrix @ fitted.scores.sum(axis=0)
+        errors = np.sqrt(fitted.scale * np.diag(bread.matrix))
+        away = np.max(np.abs(step) / np.where(errors == 0, np.inf, errors), initial=0)
+        if away > _FAR:
+            yield (
+                f"the gradient is not zero: an optimum is about {away:.2g} standard errors away. Fit on, with "
+                'precision="float64", before you use these figures.'
+            )
+
+
+def _at_bounds(model, names):
+    stages = getattr(model.optimizer, "stages", ())
+    if not stages:
+        return []
+    parameters = FlatParameters(model.trainable_variables)
+    values, limits = parameters.ravel(), bounds.resolve(stages[-1].bounds, parameters, stages[-1].method)
+    if limits is None:
+        return []
+    is_at = (values <= limits.lb) | (values >= limits.ub)
+    return [name for name, at in zip(names, is_at, strict=True) if at]
+
+
+def _some(names):
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

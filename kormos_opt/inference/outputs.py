@@ -1,0 +1,86 @@
+"""The outputs of a model and their derivatives in its weights: what all inference rests on.
+
+An output is the residual of a model that shall be zero: so the Jacobian of least squares is that of the outputs.
+"""
+
+import keras
+import numpy as np
+
+from kormos_opt.objective.squares import mean_square
+from kormos_opt.optimizers.methods import NewtonCG
+from kormos_opt.training.without_fit import FlatObjective
+
+
+class InInference(keras.Model):
+    """The model in inference mode, to compile in another way while its own compiled state stays as it is."""
+
+    def __init__(self, model: keras.Model):
+        super().__init__(name="in_inference")
+        self.inner = model
+
+    def build(self, input_shape=None):
+        """The model inside is built already."""
+
+    def call(self, x):
+        outputs = self.inner(x, training=False)
+        if not hasattr(outputs, "shape"):
+            raise ValueError(f"Expected a model with one output. Received: a {type(outputs).__name__} of outputs.")
+        return outputs
+
+
+class _Outputs(InInference):
+    """Its residuals are the outputs."""
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        return mean_square(y_pred)
+
+
+class _WeightedSum(InInference):
+    """Its loss is the mean over rows of the outputs times their weights, the targets."""
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        outputs = keras.ops.reshape(y_pred, (-1, y.shape[-1]))
+        return keras.ops.mean(keras.ops.sum(y * outputs, axis=-1))
+
+
+class Means:
+    """The outputs of a model for some inputs, at any point.
+
+    Args:
+        model: A built model with one output.
+        x: What it takes, as arrays.
+    """
+
+    def __init__(self, model: keras.Model, x):
+        self._flat = objective_of(_Outputs(model), (x,))
+        self._residuals = self._flat.bound.residuals
+        self._rows = self._flat.bound.data.rows
+
+    def outputs(self, x: np.ndarray) -> np.ndarray:
+        """The outputs with the weights `x`, float64 of shape `(rows, outputs)`."""
+        values = self._residuals.values(x)
+        return (np.sqrt(values.size) * values).reshape(self._rows, -1)
+
+    def with_jacobian(self) -> tuple[np.ndarray, np.ndarray]:
+        """The outputs with the weights of the model, and their derivatives, of shape `(rows, outputs, n)`."""
+        x = self._flat.get_weights()
+        outputs = self.outputs(x)
+        return outputs, (np.sqrt(outputs.size) * self._residuals.jacobian(x)).reshape(*outputs.shape, x.size)
+
+
+def curvature(model: keras.Model, x, weights: np.ndarray) -> np.ndarray:
+    """The Hessian of the sum of all outputs times `weights`, of shape `(rows, outputs)`: of shape `(n, n)`."""
+    flat = objective_of(_WeightedSum(model), (x, weights))
+    return len(weights) * flat.hessian(flat.get_weights())
+
+
+def objective_of(model: InInference, data: tuple, loss=None) -> FlatObjective:
+    """The loss of `data` as a function of the weights, in float64.
+
+    Args:
+        model: The model.
+        data: `(x,)`, `(x, y)` or `(x, y, sample_weight)`.
+        loss: As `compile` takes it. Defaults to `None`: that of the model's `compute_loss`.
+    """
+    model.compile(optimizer=NewtonCG(precision="float64"), loss=loss, jit_compile=False)
+    return FlatObjective(model, model.optimizer, data)
