@@ -29,6 +29,19 @@ def linear(columns=4, **dense):
     return keras.Sequential([keras.Input((columns,)), keras.layers.Dense(1, **dense)])
 
 
+class Curve(keras.Model):
+    """`function(x, weights)` with a vector of weights that starts where it is told."""
+
+    def __init__(self, function, start):
+        super().__init__()
+        self.function = function
+        initial = keras.initializers.Constant(np.array(start, "float64"))
+        self.weights_of_curve = self.add_weight(shape=(len(start),), initializer=initial, name="b")
+
+    def call(self, x):
+        return self.function(x, self.weights_of_curve)
+
+
 def compiled(model, optimizer=None, loss="mse", **compile_arguments):
     """The model, compiled with one of our optimizers."""
     model.compile(optimizer=optimizer or LBFGS(), loss=loss, **compile_arguments)

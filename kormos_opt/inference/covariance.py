@@ -104,11 +104,13 @@ class Inverse(NamedTuple):
         matrix: The pseudo-inverse, of shape `(n, n)`.
         is_undetermined: The weights that the data do not tell, of shape `(n,)`.
         condition: The condition number of the root.
+        leverage: Of every row of the root, how far it pulls its own fit, of shape `(m,)`.
     """
 
     matrix: np.ndarray
     is_undetermined: np.ndarray
     condition: float
+    leverage: np.ndarray
 
 
 def inverse_of(root: np.ndarray) -> Inverse:
@@ -121,13 +123,14 @@ def inverse_of(root: np.ndarray) -> Inverse:
     """
     length = np.linalg.norm(root, axis=0)
     length[length == 0] = 1.0
-    _, singular, right = scipy.linalg.svd(root / length, full_matrices=False)
+    left, singular, right = scipy.linalg.svd(root / length, full_matrices=False)
     is_zero = singular <= np.finfo("float64").eps * max(root.shape) * singular[0]
     kept = right[~is_zero] / singular[~is_zero, None]
     determined = np.einsum("kn,kn->n", right[~is_zero], right[~is_zero])
     with np.errstate(divide="ignore"):
-        condition = np.linalg.cond(root)
-    return Inverse((kept.T @ kept) / np.outer(length, length), determined < 1 - 1e-8, float(condition))
+        condition = float(np.linalg.cond(root))
+    leverage = np.einsum("mk,mk->m", left[:, ~is_zero], left[:, ~is_zero])
+    return Inverse((kept.T @ kept) / np.outer(length, length), determined < 1 - 1e-8, condition, leverage)
 
 
 def covariance_of(model: keras.Model, fitted: Fitted, cov_type: CovType, groups=None) -> tuple[np.ndarray, Inverse]:
@@ -155,8 +158,7 @@ def covariance_of(model: keras.Model, fitted: Fitted, cov_type: CovType, groups=
     if family.has_scale and cov_type == "HC1":
         scores = scores * np.sqrt(fitted.entries / fitted.df_residual)
     elif family.has_scale and cov_type in ("HC2", "HC3"):
-        leverage = np.einsum("rn,nk,rk->r", fitted.root, bread.matrix, fitted.root)
-        scores = scores / ((1 - leverage) ** (0.5 if cov_type == "HC2" else 1.0))[:, None]
+        scores = scores / ((1 - bread.leverage) ** (0.5 if cov_type == "HC2" else 1.0))[:, None]
     return _sandwich(bread.matrix, scores), bread
 
 

@@ -10,6 +10,7 @@ from kormos_opt.objective.flat_parameters import FlatParameters
 from kormos_opt.stages import bounds
 
 _FAR = 0.01  # standard errors
+_NEAR = 1e-6  # relative: trust regions stay between the bounds
 
 
 def on(
@@ -52,7 +53,7 @@ def _at_bounds(model, names):
     values, limits = parameters.ravel(), bounds.resolve(stages[-1].bounds, parameters, stages[-1].method)
     if limits is None:
         return []
-    is_at = (values <= limits.lb) | (values >= limits.ub)
+    is_at = np.isclose(values, limits.lb, rtol=_NEAR) | np.isclose(values, limits.ub, rtol=_NEAR)
     return [name for name, at in zip(names, is_at, strict=True) if at]
 
 

@@ -127,7 +127,7 @@ def heard_penalties(on_square, on_other):
         if getattr(regularizer, "l1", 0):
             on_other(f"a regularizer with l1={float(regularizer.l1):g}")
         else:
-            on_square(keras.ops.convert_to_tensor(x), float(getattr(regularizer, "l2", 0.0)), value)
+            on_square(x, float(getattr(regularizer, "l2", 0.0)), value)
         return value
 
     with contextlib.ExitStack() as replacements:

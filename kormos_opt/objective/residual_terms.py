@@ -6,6 +6,7 @@ its vector, in which it is linear.
 
 import tensorflow as tf
 
+from kormos_opt.data.rows import static_row_count
 from kormos_opt.keras_internals import tracing
 from kormos_opt.objective.chunk_terms import ChunkTerms
 from kormos_opt.objective.squares import Squares, heard_by
@@ -18,12 +19,12 @@ class ResidualTerms:
         terms: What a chunk contributes to the loss.
 
     Attributes:
-        others: The names of the parts of the last loss that are no squares.
+        squares: Those that were heard last.
     """
 
     def __init__(self, terms: ChunkTerms):
         self._terms = terms
-        self.others = []
+        self.squares: Squares | None = None
 
     def residuals(self, x, chunk, total_rows, loss_denominators):
         """Of shape `(m,)`."""
@@ -47,13 +48,13 @@ class ResidualTerms:
         return self._terms.vector_gradient(tape, residuals, pieces, r)
 
     def _heard(self, x, chunk, total_rows, loss_denominators):
-        squares, pieces = Squares(), self._terms.parameters.unravel(x)
+        squares, pieces = Squares(static_row_count(chunk)), self._terms.parameters.unravel(x)
         with tf.GradientTape(persistent=True) as tape:
             tape.watch(pieces)
             with tf.GradientTape() as inner:
                 inner.watch(pieces)
-                with heard_by(squares), tracing.heard_penalties(squares.add, squares.others.append):
+                with heard_by(squares), tracing.heard_penalties(squares.add_penalty, squares.others.append):
                     loss, share = self._terms.loss(pieces, chunk, total_rows, loss_denominators, squares)
             residuals = squares.residuals(inner, loss, share)
-        self.others = squares.others
+        self.squares = squares
         return residuals, tape, pieces

@@ -33,7 +33,8 @@ class TracedResiduals:
         self.terms = ResidualTerms(objective.terms)
         for name in ("residuals", "jacobian_by_rows", "products", "transposed_product"):
             function = getattr(self.terms, name)
-            setattr(self, name, compiled(function, objective.is_eager, jit_compile=objective.asks_for_xla))
+            compiled_function = compiled(function, objective.is_eager, exact=True, jit_compile=objective.asks_for_xla)
+            setattr(self, name, compiled_function)
 
 
 class Residuals:
@@ -56,7 +57,8 @@ class Residuals:
         self._traced = self._objective.traced_residuals
         self._parameters = self._objective.parameters
         state = self._objective.state
-        self._may_cut = not (state.seeds or state.moving_statistics)
+        state = self._objective.state
+        self._may_cut = not (state.seeds or state.moving_statistics or isinstance(bound.data, BatchList))
         self._counts = None
 
     def values(self, x: np.ndarray) -> np.ndarray:
@@ -65,11 +67,12 @@ class Residuals:
         Raises:
             ValueError: The first time, if the loss is no sum of squares.
         """
-        parts = self._each_chunk(x, self._objective.rows_per_chunk, self._traced.residuals)
+        parts = list(self._each_chunk(x, self._objective.rows_per_chunk, self._traced.residuals))
         values = np.concatenate(parts)
         if self._counts is None:
             self._check(x, values)
             self._counts = [part.size for part in parts]
+            self._may_cut &= self._traced.terms.squares.is_by_row
         return values
 
     def jacobian(self, x: np.ndarray) -> np.ndarray:
@@ -78,39 +81,49 @@ class Residuals:
         Raises:
             MemoryError: If it would not fit, before any work.
         """
-        m, n = sum(self._counts), self._parameters.size
+        m, n, all_rows = sum(self._counts_at(x)), self._parameters.size, self._bound.data.rows
         if _COPIES * 8 * m * n > memory_limits.of_process():
             raise MemoryError(
                 f"Expected a Jacobian that fits into memory {_COPIES} times. Received: {m} residuals and {n} weights, "
                 f'{8 * m * n / 2**30:.1f} GiB. Take jacobian="products", or L-BFGS.'
             )
-        per_row = max(m / self._bound.data.rows, 1.0)
-        rows = max(int(_GRADIENTS_AT_ONCE / per_row), 1)
-        by_rows = rows if self._cuts else self._objective.rows_per_chunk
-        if 2 * n <= min(by_rows, self._bound.data.rows) * per_row:
+        rows = min(self._objective.rows_per_chunk, all_rows)
+        if self._may_cut:
+            rows = max(min(rows, int(_GRADIENTS_AT_ONCE * all_rows / m)), 1)
+        if 2 * n <= rows * m / all_rows:
             return self._by_columns(x, m, n)
         jacobian, done = np.empty((m, n)), 0
-        for part in self._each_chunk(x, by_rows, self._traced.jacobian_by_rows):
+        for part in self._each_chunk(x, rows, self._traced.jacobian_by_rows):
             jacobian[done : done + len(part)] = part
             done += len(part)
         return jacobian
 
     def product(self, x: np.ndarray, p: np.ndarray) -> np.ndarray:
         """The Jacobian times `p` of shape `(n,)`."""
+        self._counts_at(x)
         return self._products(x, tf.constant(p[None]))[0]
 
     def transposed_product(self, x: np.ndarray, r: np.ndarray) -> np.ndarray:
         """The transposed Jacobian times `r` of shape `(m,)`."""
-        pieces = iter(np.split(r, np.cumsum(self._counts)[:-1]))
+        *counts, last = self._counts_at(x)
+        *pieces, once = np.split(r, np.cumsum([*counts, last - self._once]))
+        pieces = iter([np.append(piece, once if i == 0 else 0 * once) for i, piece in enumerate(pieces)])
 
         def of_chunk(*chunk):
             return self._traced.transposed_product(*chunk, tf.constant(next(pieces)))
 
-        return np.sum(self._each_chunk(x, self._objective.rows_per_chunk, of_chunk), axis=0)
+        return np.sum(list(self._each_chunk(x, self._objective.rows_per_chunk, of_chunk, repeats=True)), axis=0)
+
+    def _counts_at(self, x):
+        """How many residuals every chunk has. A solver that goes on in another fit need not ask for values first."""
+        if self._counts is None:
+            self.values(x)
+        return self._counts
 
     @property
-    def _cuts(self):
-        return self._may_cut and not isinstance(self._bound.data, BatchList)
+    def _once(self):
+        """How many residuals at the end every chunk repeats."""
+        return self._traced.terms.squares.once
 
     def _by_columns(self, x, m, n):
         """Blocks of columns, each with as many vectors as fit."""
@@ -124,19 +137,25 @@ class Residuals:
 
     def _products(self, x, p):
         """The Jacobian times every row of `p`, of shape `(k, m)`."""
-        rows = self._objective.rows_per_chunk
-        return np.concatenate(self._each_chunk(x, rows, lambda *chunk: self._traced.products(*chunk, p)), axis=1)
 
-    def _each_chunk(self, x, rows, function):
-        """What `function` makes of every chunk at x. The model's state is then what it was."""
+        def of_chunk(*chunk):
+            return tf.transpose(self._traced.products(*chunk, p))
+
+        return np.concatenate(list(self._each_chunk(x, self._objective.rows_per_chunk, of_chunk))).T
+
+    def _each_chunk(self, x, rows, function, repeats=False):
+        """What `function` makes of every chunk at x, along whose first axis are the residuals. What every chunk repeats
+        is that of the last one, unless `repeats`. The model's state is then what it was."""
         state, point = self._objective.state, tf.constant(x)
         before = state.save()
         self._parameters.assign(point)
+        part = None
         try:
-            return [
-                function(point, chunk, self._bound.rows, self._bound.loss_denominators).numpy()
-                for chunk in self._chunks(rows)
-            ]
+            for chunk in self._chunks(rows):
+                if part is not None:
+                    yield part if repeats else part[: len(part) - self._once]
+                part = function(point, chunk, self._bound.rows, self._bound.loss_denominators).numpy()
+            yield part
         finally:
             state.restore(before)
 
@@ -149,10 +168,10 @@ class Residuals:
     def _check(self, x, values):
         """Raises `ValueError` if the sum of squares is not f."""
         fun, found = self._bound.evaluate(x, gradient=False).fun, float(values @ values)
-        tolerance = precision.resolution(self._objective.dtype) ** 0.75
+        tolerance = np.sqrt(precision.resolution(self._objective.dtype))
         if np.isclose(found, fun, rtol=tolerance, atol=0) or not np.isfinite(fun):
             return
-        others = ", ".join(dict.fromkeys(self._traced.terms.others))
+        others = ", ".join(dict.fromkeys(self._traced.terms.squares.others))
         raise ValueError(
             "Expected a loss that is a sum of squares: MeanSquaredError, L2 penalties, and kormos_opt.mean_square in "
             f"losses of your own. Received: a loss of {fun:.6g}, of which {found:.6g} are squares. No squares are "

@@ -65,18 +65,27 @@ class _Square(NamedTuple):
     residual: tf.Tensor
     weight: tf.Tensor | float
     value: tf.Tensor
+    is_of_weights: bool = False
 
 
 class Squares:
     """The squares of one chunk.
 
+    Args:
+        rows: How many rows the chunk has.
+
     Attributes:
         others: The names of parts that are no squares.
+        once: How many residuals there are that every chunk repeats: the penalties of weights. They come last.
+        is_by_row: Whether all others belong to a row each, in the order of the rows.
     """
 
-    def __init__(self):
+    def __init__(self, rows: int):
+        self._rows = rows
         self._heard = []
         self.others = []
+        self.once = 0
+        self.is_by_row = True
 
     def constant(self, residual):
         """The residual as it is."""
@@ -85,6 +94,11 @@ class Squares:
     def add(self, residual, weight, value) -> None:
         """Takes `value`, which is the sum of `weight * residual**2`, over the last axis or over all of them."""
         self._heard.append(_Square(residual, weight, value))
+
+    def add_penalty(self, x, weight, value) -> None:
+        """Takes the penalty `weight * sum(x**2)` of a weight or of an activity."""
+        is_of_weights = isinstance(x, keras.Variable)
+        self._heard.append(_Square(keras.ops.convert_to_tensor(x), weight, value, is_of_weights))
 
     def hear_loss(self, loss: keras.losses.Loss, y_true, y_pred, values) -> None:
         """Takes the values of a loss."""
@@ -104,11 +118,22 @@ class Squares:
         """
         values = [square.value for square in self._heard]
         coefficients = tape.gradient(loss, values, unconnected_gradients="zero") if values else []
-        parts = [tf.zeros((0,), tf.float64)]
+        by_row, others, once = [], [tf.zeros((0,), tf.float64)], [tf.zeros((0,), tf.float64)]
         for square, coefficient in zip(self._heard, coefficients, strict=True):
             coefficient = tf.cast(coefficient, tf.float64)
             if len(square.value.shape):
                 coefficient = coefficient[..., None]
-            root = tf.stop_gradient(tf.sqrt(share * coefficient * square.weight))
-            parts.append(tf.reshape(root * tf.cast(square.residual, tf.float64), (-1,)))
-        return tf.concat(parts, axis=0)
+            part = tf.cast(1.0 if square.is_of_weights else share, tf.float64)
+            root = tf.stop_gradient(tf.sqrt(part * coefficient * square.weight))
+            residual = root * tf.cast(square.residual, tf.float64)
+            if square.is_of_weights:
+                once.append(tf.reshape(residual, (-1,)))
+            elif residual.shape.rank and residual.shape[0] == self._rows:
+                by_row.append(tf.reshape(residual, (self._rows, -1)))
+            else:
+                others.append(tf.reshape(residual, (-1,)))
+        self.is_by_row = len(others) == 1
+        once = tf.concat(once, axis=0)
+        self.once = int(once.shape[0])
+        by_row = [tf.reshape(tf.concat(by_row, axis=1), (-1,))] if by_row else []
+        return tf.concat([*by_row, *others, once], axis=0)

@@ -21,6 +21,7 @@ from kormos_opt.solvers.scipy_thread import in_thread
 DENSE_ENTRIES = 2**27  # of a Jacobian that is kept as a matrix: 1 GiB
 _EPSILON = np.finfo("float64").eps
 _SMALL_OFFSET, _SHORT_STEP = 1e-3, 1e-6
+_PARALLEL = 1e-6  # singular values, of the largest, whose directions do not count
 _ENDINGS = {
     0: (Ending.LIMIT, "options={'max_nfev': ...}"),
     1: (Ending.SMALL_GRADIENT, "options={'gtol': ...}"),
@@ -181,7 +182,7 @@ def is_at_optimum(jacobian: np.ndarray, residuals: np.ndarray, x: np.ndarray) ->
     scale = np.linalg.norm(jacobian, axis=0)
     scale[scale == 0] = 1.0
     scaled = jacobian / scale
-    step = scipy.linalg.lstsq(scaled, residuals)[0]
+    step = scipy.linalg.lstsq(scaled, residuals, cond=_PARALLEL)[0]
     is_short = np.linalg.norm(step / scale) <= _SHORT_STEP * np.linalg.norm(x)
     return bool(is_short or np.linalg.norm(scaled @ step) <= _SMALL_OFFSET * np.linalg.norm(residuals))
 
