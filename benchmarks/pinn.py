@@ -63,8 +63,9 @@ def after(history, budget):
 
 def burgers_table(arguments):
     """Burgers' equation within 3,000 and 11,000 evaluations."""
-    points = functools.partial(burgers.collocation_points, 2500)
-    return over_seeds(arguments, burgers.Burgers, points, burgers.errors, [3000, 11_000])
+    points = functools.partial(burgers.collocation_points, 4000)
+    make = functools.partial(burgers.Burgers, units=30)
+    return over_seeds(arguments, make, points, burgers.errors, [3000, 11_000])
 
 
 def poisson_table(arguments):

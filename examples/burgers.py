@@ -8,6 +8,8 @@ The exact solution is the quadrature of the Cole-Hopf transform (Basdevant and o
 solutions of the Burgers equation, 1986).
 """
 
+import functools
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -72,9 +74,12 @@ def draw(path: str, histories: dict, model: keras.Model, **names: str) -> None:
 def main() -> None:
     """Trains with Adam and each solver, prints the errors and draws the best solution."""
     physics.double_precision()
-    arguments = physics.parser(__doc__.splitlines()[0], rows=2500, picture="burgers.png").parse_args()
+    parser = physics.parser(__doc__.splitlines()[0], rows=4000, picture="burgers.png")
+    parser.add_argument("--units", type=int, default=30, help="of each of three layers")
+    arguments = parser.parse_args()
     points = collocation_points(arguments.rows, arguments.seed)
-    histories, model = physics.compare(Burgers, points, errors, arguments)
+    make = functools.partial(Burgers, units=arguments.units)
+    histories, model = physics.compare(make, points, errors, arguments)
     draw(arguments.picture, histories, model)
 
 
