@@ -20,6 +20,7 @@ SOLVERS = {
     "l-bfgs": lambda **arguments: kormos_opt.LBFGS(memory=50, **EXACT, **arguments),
     "l-bfgs-graph": lambda **arguments: kormos_opt.LBFGS(memory=50, engine="graph", **EXACT, **arguments),
     "l-bfgs-tfp": lambda **arguments: kormos_opt.LBFGS(memory=50, engine="tfp", **EXACT, **arguments),
+    "levenberg-marquardt": lambda **arguments: kormos_opt.LevenbergMarquardt(**arguments),
     "newton-cg": lambda **arguments: kormos_opt.NewtonCG(tol=1e-14, **arguments),
     "trust-krylov": lambda **arguments: kormos_opt.TrustKrylov(tol=1e-14, **arguments),
 }
@@ -55,7 +56,7 @@ class Physics(keras.Model):
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         """The mean square of the residual; there are no targets."""
         del y, y_pred, sample_weight, training
-        return tf.reduce_mean(tf.square(self.residual(x)))
+        return kormos_opt.mean_square(self.residual(x))
 
     def at(self, points: np.ndarray) -> np.ndarray:
         """The solution at points of shape `(rows, columns)`, of shape `(rows,)`."""
@@ -131,7 +132,7 @@ def solve(
     model, points, solver: str, errors: Callable, iterations: int, seconds=np.inf, callbacks=(), **limits
 ) -> dict:
     """Trains with one solver. Returns the history, with what `errors` says, and prints a line."""
-    per_epoch = PER_EPOCH if "newton" not in solver and "trust" not in solver else 1
+    per_epoch = 1 if solver.startswith(("newton", "trust", "levenberg")) else PER_EPOCH
     model.compile(optimizer=SOLVERS[solver](batch_size=len(points)), jit_compile=True)
     record = Record(errors, seconds, **limits)
     epochs = max(iterations // per_epoch, 1)

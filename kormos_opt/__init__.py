@@ -34,7 +34,7 @@ if keras.backend.backend() != "tensorflow":
 from kormos_opt import callbacks, models, optimizers, solvers
 from kormos_opt.inference.intervals import confint, covariance, predict_interval
 from kormos_opt.inference.names import weight_names
-from kormos_opt.inference.summary import summary
+from kormos_opt.inference.summary import Summary, summary
 from kormos_opt.keras_internals import hook, xla_gradients
 from kormos_opt.objective.squares import mean_square
 from kormos_opt.optimizers.lbfgs import LBFGS
@@ -76,6 +76,7 @@ __all__ = [
     "Powell",
     "SSBroyden",
     "ScipyBatchOptimizer",
+    "Summary",
     "TrustConstr",
     "TrustExact",
     "TrustKrylov",
