@@ -11,7 +11,17 @@ import pandas as pd
 import pytest
 import tensorflow as tf
 
-from examples import allen_cahn, burgers, data, inverse_burgers, mnist, movielens, poisson
+from examples import (
+    allen_cahn,
+    burgers,
+    curve_fit,
+    data,
+    inverse_burgers,
+    mnist,
+    movielens,
+    poisson,
+    poisson_regression,
+)
 
 
 def test_demo(capsys):
@@ -138,6 +148,8 @@ def test_inverse_burgers(float64, monkeypatch, capsys, tmp_path):
     out, errors = run_physics(inverse_burgers, monkeypatch, capsys, tmp_path, *flags)
     assert errors["ss-broyden"] < 0.2
     assert "ss-broyden: viscosity 0.003" in out
+    best = next(line for line in out.splitlines() if line.startswith("The best one: viscosity 0.003"))
+    assert 0 < float(best.split()[-1]) < 1e-3
 
 
 def test_the_program_of_the_page_on_physics_informed_networks(float64, capsys):
@@ -145,6 +157,27 @@ def test_the_program_of_the_page_on_physics_informed_networks(float64, capsys):
     program = page.partition("```python\n")[2].partition("```")[0]
     exec(program, {})
     assert float(capsys.readouterr().out) < 1e-6
+
+
+def test_curve_fit_finds_what_the_book_prints(monkeypatch, capsys, tmp_path):
+    picture = tmp_path / "picture.png"
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    monkeypatch.setattr(sys, "argv", ["curve_fit", "--picture", str(picture)])
+    curve_fit.main()
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    for name, estimate, error in (("Vm", 212.7, 6.947), ("K", 0.06412, 0.008281)):
+        row = next(row for row in rows if row and row[0].endswith(f"/{name}"))
+        np.testing.assert_allclose([float(value) for value in row[1:3]], [estimate, error], rtol=2e-4)
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_poisson_regression_prints_the_table_of_statsmodels_too(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["poisson_regression", "--rows", "300"])
+    poisson_regression.main()
+    lines = capsys.readouterr().out.splitlines()
+    town = [float(line.split()[1]) for line in lines if line.strip().startswith("town")]
+    ours = [float(line.replace("[2, 0]", "").split()[1]) for line in lines if "kernel[2, 0]" in line]
+    np.testing.assert_allclose(ours, [town[0]] * 2, atol=6e-5)
 
 
 def test_the_exact_solution_solves_the_equation():

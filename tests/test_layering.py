@@ -13,8 +13,20 @@ IMPORTS = Imports()
 # What a folder may bring in of ours, beside itself, and which packages of others its own files import.
 FOLDERS = {
     "inference": (
-        {"optimizers", "training", "stages", "objective", "data", "solvers", "graph_solvers", "keras_internals", "root"},
-        {"keras", "numpy", "scipy", "rich", "pandas"},
+        {
+            *[
+                "optimizers",
+                "training",
+                "stages",
+                "objective",
+                "data",
+                "solvers",
+                "graph_solvers",
+                "keras_internals",
+                "root",
+            ]
+        },
+        {"keras", "numpy", "pandas", "rich", "scipy"},
     ),
     "optimizers": (
         {"training", "stages", "objective", "data", "solvers", "graph_solvers", "keras_internals", "root"},

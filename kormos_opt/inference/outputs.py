@@ -6,9 +6,11 @@ An output is the residual of a model that shall be zero: so the Jacobian of leas
 import keras
 import numpy as np
 
+from kormos_opt.data import collect
+from kormos_opt.objective import train_step
+from kormos_opt.objective.bound_objective import BoundObjective
+from kormos_opt.objective.objective import Objective, ObjectiveSettings
 from kormos_opt.objective.squares import mean_square
-from kormos_opt.optimizers.methods import NewtonCG
-from kormos_opt.training.without_fit import FlatObjective
 
 
 class InInference(keras.Model):
@@ -52,29 +54,40 @@ class Means:
     """
 
     def __init__(self, model: keras.Model, x):
-        self._flat = objective_of(_Outputs(model), (x,))
-        self._residuals = self._flat.bound.residuals
-        self._rows = self._flat.bound.data.rows
+        self._bound = objective_of(_Outputs(model), (x,))
+        self._residuals = self._bound.residuals
 
     def outputs(self, x: np.ndarray) -> np.ndarray:
         """The outputs with the weights `x`, float64 of shape `(rows, outputs)`."""
         values = self._residuals.values(x)
-        return (np.sqrt(values.size) * values).reshape(self._rows, -1)
+        return (np.sqrt(values.size) * values).reshape(self._bound.data.rows, -1)
 
     def with_jacobian(self) -> tuple[np.ndarray, np.ndarray]:
         """The outputs with the weights of the model, and their derivatives, of shape `(rows, outputs, n)`."""
-        x = self._flat.get_weights()
+        x = self._bound.parameters.ravel()
         outputs = self.outputs(x)
         return outputs, (np.sqrt(outputs.size) * self._residuals.jacobian(x)).reshape(*outputs.shape, x.size)
 
 
 def curvature(model: keras.Model, x, weights: np.ndarray) -> np.ndarray:
     """The Hessian of the sum of all outputs times `weights`, of shape `(rows, outputs)`: of shape `(n, n)`."""
-    flat = objective_of(_WeightedSum(model), (x, weights))
-    return len(weights) * flat.hessian(flat.get_weights())
+    bound = objective_of(_WeightedSum(model), (x, weights))
+    x = bound.parameters.ravel()
+    return len(weights) * bound.products(x, np.eye(x.size))
 
 
-def objective_of(model: InInference, data: tuple, loss=None) -> FlatObjective:
+class _Recorder(keras.optimizers.SGD):
+    """Hands the loss and the gradients of a train step to the objective, as our optimizers do."""
+
+    def scale_loss(self, loss):
+        train_step.current_record().record_loss(loss)
+        return loss
+
+    def apply(self, grads, trainable_variables=None):
+        train_step.current_record().record_gradients(grads, trainable_variables or self._trainable_variables)
+
+
+def objective_of(model: InInference, data: tuple, loss=None) -> BoundObjective:
     """The loss of `data` as a function of the weights, in float64.
 
     Args:
@@ -82,5 +95,7 @@ def objective_of(model: InInference, data: tuple, loss=None) -> FlatObjective:
         data: `(x,)`, `(x, y)` or `(x, y, sample_weight)`.
         loss: As `compile` takes it. Defaults to `None`: that of the model's `compute_loss`.
     """
-    model.compile(optimizer=NewtonCG(precision="float64"), loss=loss, jit_compile=False)
-    return FlatObjective(model, model.optimizer, data)
+    model.compile(optimizer=_Recorder(), loss=loss, jit_compile=False)
+    x, y, sample_weight = (*data, None, None)[:3]
+    rows = collect.of_fit(None, "auto", x, y, sample_weight, None, None, None)
+    return Objective.build(model, ObjectiveSettings(float64=True), rows).bind(rows)

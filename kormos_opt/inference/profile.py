@@ -1,13 +1,19 @@
 """Intervals from the profile likelihood: one weight is fixed, the others are fitted anew."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import keras
 import numpy as np
 from scipy import stats
 from scipy.optimize import brentq, least_squares, minimize
 
-from kormos_opt.inference.covariance import Fitted
 from kormos_opt.inference.outputs import InInference, Means, objective_of
-from kormos_opt.inference.summary import Summary
+
+if TYPE_CHECKING:
+    from kormos_opt.inference.covariance import Fitted
+    from kormos_opt.inference.summary import Summary
 
 _DOUBLINGS = 12  # of the distance from the estimate, before an end counts as infinite
 _RELATIVE = 1e-8  # of the ends, and of the fits
@@ -37,9 +43,8 @@ class _Fits:
 
     def __init__(self, model, fitted, y, sample_weight):
         self._fitted, self._means = fitted, Means(model, fitted.x)
-        flat = objective_of(InInference(model), (fitted.x, y, sample_weight), loss=model.loss)
-        self._bound = flat.bound
-        self._deviance = self._deviance_at(flat.get_weights())
+        self._bound = objective_of(InInference(model), (fitted.x, y, sample_weight), loss=model.loss)
+        self._deviance = self._deviance_at(self._bound.parameters.ravel())
 
     def end(self, table, place, side):
         """The value of a weight above or below its estimate that a test just does not reject."""

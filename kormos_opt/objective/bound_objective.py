@@ -13,11 +13,11 @@ from kormos_opt.data.full_batch import BatchList, FullBatch, batches_of
 from kormos_opt.evaluation import Evaluation
 from kormos_opt.objective import starting_point
 from kormos_opt.objective.batch_pass import BatchPass
-from kormos_opt.objective.residuals import Residuals
 
 if TYPE_CHECKING:
     from kormos_opt.objective.chunk_sums import PassResult
     from kormos_opt.objective.objective import Objective
+    from kormos_opt.objective.residuals import Residuals
 
 
 class BoundObjective:
@@ -86,7 +86,7 @@ class BoundObjective:
     @functools.cached_property
     def residuals(self) -> Residuals:
         """What is squared in f, where f is a sum of squares."""
-        return Residuals(self)
+        return self.objective.residuals_of(self)
 
     def check_start(self, evaluation: Evaluation) -> None:
         """Raises `ValueError` if f or its gradient is not finite where a run shall start."""

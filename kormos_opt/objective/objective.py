@@ -27,7 +27,8 @@ from kormos_opt.objective.full_pass import FullPass, OneReplica
 from kormos_opt.objective.model_state import ModelState
 from kormos_opt.objective.outside_variables import OutsideVariables
 from kormos_opt.objective.replica_pass import ReplicaPass
-from kormos_opt.objective.residuals import TracedResiduals
+from kormos_opt.objective.residual_terms import TracedResiduals
+from kormos_opt.objective.residuals import Residuals
 
 _UNCOUNTED = tf.TensorSpec((0,), tf.float64)
 
@@ -144,9 +145,12 @@ class Objective:
         self._measure(data, rows)
         return BoundObjective(self, data, rows)
 
+    def residuals_of(self, bound: BoundObjective) -> Residuals:
+        """What is squared in f, where f is a sum of squares."""
+        return Residuals(bound, self._traced_residuals)
+
     @functools.cached_property
-    def traced_residuals(self) -> TracedResiduals:
-        """What is squared in f, where f is a sum of squares: without data."""
+    def _traced_residuals(self):
         return TracedResiduals(self)
 
     @property

@@ -4,12 +4,20 @@ A product with the transposed Jacobian is one gradient. A product with the Jacob
 its vector, in which it is linear.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import tensorflow as tf
 
 from kormos_opt.data.rows import static_row_count
 from kormos_opt.keras_internals import tracing
-from kormos_opt.objective.chunk_terms import ChunkTerms
+from kormos_opt.objective.chunk_sums import compiled
 from kormos_opt.objective.squares import Squares, heard_by
+
+if TYPE_CHECKING:
+    from kormos_opt.objective.chunk_terms import ChunkTerms
+    from kormos_opt.objective.objective import Objective
 
 
 class ResidualTerms:
@@ -58,3 +66,18 @@ class ResidualTerms:
             residuals = squares.residuals(inner, loss, share)
         self.squares = squares
         return residuals, tape, pieces
+
+
+class TracedResiduals:
+    """The functions of `ResidualTerms`, traced once for an objective.
+
+    Args:
+        objective: f without data.
+    """
+
+    def __init__(self, objective: Objective):
+        self.terms = ResidualTerms(objective.terms)
+        for name in ("residuals", "jacobian_by_rows", "products", "transposed_product"):
+            function = getattr(self.terms, name)
+            compiled_function = compiled(function, objective.is_eager, exact=True, jit_compile=objective.asks_for_xla)
+            setattr(self, name, compiled_function)

@@ -11,30 +11,13 @@ from kormos_opt import memory_limits
 from kormos_opt.data.full_batch import BatchList
 from kormos_opt.data.rows import rows_between
 from kormos_opt.objective import precision
-from kormos_opt.objective.chunk_sums import compiled
-from kormos_opt.objective.residual_terms import ResidualTerms
 
 if TYPE_CHECKING:
     from kormos_opt.objective.bound_objective import BoundObjective
-    from kormos_opt.objective.objective import Objective
+    from kormos_opt.objective.residual_terms import TracedResiduals
 
 _GRADIENTS_AT_ONCE = 32
 _COPIES = 4  # of the Jacobian that a solver makes
-
-
-class TracedResiduals:
-    """The functions of `ResidualTerms`, traced once for an objective.
-
-    Args:
-        objective: f without data.
-    """
-
-    def __init__(self, objective: Objective):
-        self.terms = ResidualTerms(objective.terms)
-        for name in ("residuals", "jacobian_by_rows", "products", "transposed_product"):
-            function = getattr(self.terms, name)
-            compiled_function = compiled(function, objective.is_eager, exact=True, jit_compile=objective.asks_for_xla)
-            setattr(self, name, compiled_function)
 
 
 class Residuals:
@@ -42,19 +25,20 @@ class Residuals:
 
     Args:
         bound: f with its data.
+        traced: The functions that it calls.
 
     Raises:
         ValueError: Under a distribution strategy.
     """
 
-    def __init__(self, bound: BoundObjective):
+    def __init__(self, bound: BoundObjective, traced: TracedResiduals):
         self._bound, self._objective = bound, bound.objective
         if self._objective.replicas is not None:
             raise ValueError(
                 "Expected a model without a distribution strategy for least squares. Received: a model of "
                 "several replicas. Make the model outside of strategy.scope(), or take L-BFGS."
             )
-        self._traced = self._objective.traced_residuals
+        self._traced = traced
         self._parameters = self._objective.parameters
         state = self._objective.state
         state = self._objective.state
