@@ -130,7 +130,7 @@ def test_poisson_with_an_offset_is_that_of_statsmodels(cov_type):
     found = kormos_opt.summary(model, data, y, cov_type=cov_type)
     robust = "HC0" if cov_type == "HC0" else "nonrobust"
     expected = sm.Poisson(y, sm.add_constant(x), offset=offset).fit(disp=0, method="newton", tol=1e-12, cov_type=robust)
-    np.testing.assert_allclose(np.roll(found.estimates, 1), expected.params, rtol=1e-5)  # Keras adds 1e-7 to the mean
+    np.testing.assert_allclose(np.roll(found.estimates, 1), expected.params, rtol=1e-6)
     np.testing.assert_allclose(np.roll(found.standard_errors, 1), expected.bse, rtol=1e-6)
     np.testing.assert_allclose(found.log_likelihood, expected.llf, rtol=1e-9)
 
@@ -240,6 +240,7 @@ def test_the_table_in_print_in_a_notebook_and_as_a_frame(curve):
 
 
 X, Y = regression(rows=40, dtype="float64")
+CLASSES = np.random.default_rng(0).integers(0, 3, 40)
 
 
 @pytest.mark.parametrize("case", ["penalty", "bound", "unfinished", "undetermined"])
@@ -263,6 +264,22 @@ def test_what_speaks_against_the_figures_is_said(case):
     assert words in table.notes[0]
     if case == "undetermined":
         np.testing.assert_array_equal(np.isinf(table.standard_errors), [True, False, False, False, True, False])
+
+
+@pytest.mark.parametrize("loss", ["mse", "sparse_categorical_crossentropy"])
+def test_selected_weights_have_the_covariance_that_all_have(loss):
+    if loss == "mse":
+        model, y = keras.Sequential([keras.Input((4,)), layers.Dense(2, "tanh"), layers.Dense(1)]), Y
+    else:
+        model, y, loss = Multinomial(3, None), CLASSES, keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(optimizer=kormos_opt.TrustExact(), loss=loss)
+    model.fit(X, y, epochs=5, verbose=0)
+    sample_weight = np.linspace(1, 2, 40)
+    all_of_them = kormos_opt.covariance(model, X, y, sample_weight)
+    names = kormos_opt.weight_names(model)
+    places = [0, 3, len(names) - 1]
+    found = kormos_opt.covariance(model, X, y, sample_weight, which=[names[i].replace("[", "[[]") for i in places])
+    np.testing.assert_allclose(found, all_of_them[np.ix_(places, places)], rtol=1e-5, atol=1e-8)
 
 
 def test_what_is_refused():

@@ -119,6 +119,10 @@ class Likelihood(NamedTuple):
             return outputs
         return expit(outputs) if self.family is BERNOULLI else softmax(outputs, axis=1)
 
+    def chain(self, outputs: np.ndarray, vector: np.ndarray) -> np.ndarray:
+        """How the means change with the outputs, both of shape `(rows, outputs)`. It is symmetric."""
+        return self.derivatives(outputs, vector[..., None])[..., 0]
+
     def derivatives(self, outputs: np.ndarray, jacobian: np.ndarray) -> np.ndarray:
         """Those of the means, from those of the outputs, both of shape `(rows, outputs, n)`."""
         if not self.from_logits:

@@ -10,13 +10,20 @@ from scipy import stats
 from kormos_opt.inference import outputs
 from kormos_opt.inference.covariance import CovType, Fitted, covariance_of
 from kormos_opt.inference.families import likelihood_of
-from kormos_opt.inference.names import chosen
+from kormos_opt.inference.names import chosen, weight_names
 from kormos_opt.inference.profile import profile
+from kormos_opt.inference.selected import of_selected
 from kormos_opt.inference.summary import Summary, of_fitted
 
 
 def covariance(
-    model: keras.Model, x, y, sample_weight=None, cov_type: CovType = "nonrobust", groups=None
+    model: keras.Model,
+    x,
+    y,
+    sample_weight=None,
+    cov_type: CovType = "nonrobust",
+    groups=None,
+    which: Sequence[str] | None = None,
 ) -> np.ndarray:
     """The covariance of the weights of a fitted model.
 
@@ -27,9 +34,11 @@ def covariance(
         sample_weight: Of shape `(rows,)`. Defaults to `None`: 1.
         cov_type: As in `kormos_opt.summary`. Defaults to `"nonrobust"`.
         groups: As there. Defaults to `None`.
+        which: Names of weights, or patterns of `fnmatch` on them. With `cov_type="nonrobust"` no matrix of all weights
+            is made then, for models that are too large for one. Defaults to `None`: all.
 
     Returns:
-        float64 of shape `(n, n)`, in the order of `kormos_opt.weight_names(model)`.
+        float64 of shape `(k, k)`, in the order of `kormos_opt.weight_names(model)`.
 
     Raises:
         ValueError: As `kormos_opt.summary`.
@@ -43,8 +52,11 @@ def covariance(
     >>> kormos_opt.covariance(model, x, x + [[1.0], [-2.0], [1.0]]).diagonal().round(6).tolist()
     [3.0, 2.0]
     """
+    places = chosen(weight_names(model), which)
+    if which is not None and cov_type == "nonrobust":
+        return of_selected(model, x, y, sample_weight, places)
     matrix, _ = covariance_of(model, Fitted.of(model, x, y, sample_weight), cov_type, groups)
-    return matrix
+    return matrix[np.ix_(places, places)]
 
 
 def confint(

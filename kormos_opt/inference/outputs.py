@@ -62,9 +62,23 @@ class Means:
         values = self._residuals.values(x)
         return (np.sqrt(values.size) * values).reshape(self._bound.data.rows, -1)
 
+    @property
+    def weights(self) -> np.ndarray:
+        """Those of the model, of shape `(n,)`."""
+        return self._bound.parameters.ravel()
+
+    def product(self, p: np.ndarray) -> np.ndarray:
+        """The derivative of the outputs along `p` of shape `(n,)`: of shape `(rows, outputs)`."""
+        product = self._residuals.product(self.weights, p)
+        return (np.sqrt(product.size) * product).reshape(self._bound.data.rows, -1)
+
+    def transposed_product(self, r: np.ndarray) -> np.ndarray:
+        """The derivative of the sum of `r` times the outputs, of their shape, in the weights: of shape `(n,)`."""
+        return np.sqrt(r.size) * self._residuals.transposed_product(self.weights, np.ravel(r))
+
     def with_jacobian(self) -> tuple[np.ndarray, np.ndarray]:
         """The outputs with the weights of the model, and their derivatives, of shape `(rows, outputs, n)`."""
-        x = self._bound.parameters.ravel()
+        x = self.weights
         outputs = self.outputs(x)
         return outputs, (np.sqrt(outputs.size) * self._residuals.jacobian(x)).reshape(*outputs.shape, x.size)
 
