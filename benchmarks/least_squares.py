@@ -2,11 +2,12 @@
 
     python -m benchmarks.least_squares [--only curve,network,burgers] [--runs 5]
 
-Seconds are medians of fits that were warmed up, in turns, with one process for each table.
+The rivals need `pip install lmfit torch-levenberg-marquardt pytorch-lightning`. Seconds are medians of fits that were warmed up, in turns, with one process for each table.
 """
 
 import argparse
 import functools
+import importlib.util
 import logging
 import time
 from collections.abc import Callable
@@ -64,7 +65,7 @@ class Curve(keras.Model):
         return double_exponential(t, *keras.ops.unstack(self.b), ops=keras.ops)
 
 
-def fit_model(model: keras.Model, x, y, start: list, optimizer, epochs: int) -> tuple[np.ndarray, int, float]:
+def fit_model(model: keras.Model, x, y, start: list, epochs: int) -> tuple[np.ndarray, int, float]:
     """The weights, the evaluations and the loss of a fit from these weights."""
     model.set_weights(start)
     history = model.fit(x, y, batch_size=len(x), epochs=epochs, verbose=0).history
@@ -80,15 +81,13 @@ def curve(arguments):
     t = np.linspace(0, 10, 100_000)
     y = double_exponential(t, 2.0, 2.0, 1.5, 0.5, 0.3) + 0.02 * rng.normal(size=t.size)
     jacobian = functools.partial(_jacobian_of_curve, t)
-    model, per_epoch = Curve(), 100
-    model(t[:2, None])
 
     def ours(**settings):
-        fitted = Curve()
-        fitted(t[:2, None])
-        optimizer = kormos_opt.LevenbergMarquardt(iterations_per_epoch=per_epoch, **settings)
-        fitted.compile(optimizer=optimizer, loss="mse", jit_compile=True)
-        return lambda: fit_model(fitted, t[:, None], y[:, None], [START], optimizer, 1)
+        model = Curve()
+        model(t[:2, None])
+        optimizer = kormos_opt.LevenbergMarquardt(iterations_per_epoch=100, **settings)
+        model.compile(optimizer=optimizer, loss="mse", jit_compile=True)
+        return lambda: fit_model(model, t[:, None], y[:, None], [START], 1)
 
     def of_scipy(**settings):
         found, _, info, *_ = scipy.optimize.curve_fit(
@@ -145,7 +144,7 @@ def network(arguments):
     def ours(optimizer, epochs):
         model = keras.models.clone_model(made[0])
         model.compile(optimizer=optimizer, loss="mse", jit_compile=True)
-        return lambda: fit_model(model, x, y, start, optimizer, epochs)
+        return lambda: fit_model(model, x, y, start, epochs)
 
     def residuals(weights):
         parts = np.split(weights, np.cumsum([np.prod(shape) for shape in shapes])[:-1])
@@ -156,13 +155,33 @@ def network(arguments):
         found = scipy.optimize.least_squares(residuals, flat, x_scale="jac", max_nfev=30)
         return found.x, found.nfev * (flat.size + 1), 2 * found.cost
 
+    def of_torch():
+        import torch
+        from torch_levenberg_marquardt.training import LevenbergMarquardtModule
+
+        module = torch.nn.Sequential(torch.nn.Linear(8, 20), torch.nn.Tanh(), torch.nn.Linear(20, 1)).double()
+        with torch.no_grad():
+            for layer, kernel, bias in ((module[0], *start[:2]), (module[2], *start[2:])):
+                layer.weight.copy_(torch.tensor(kernel.T))
+                layer.bias.copy_(torch.tensor(bias))
+        solver, inputs, targets = LevenbergMarquardtModule(module), torch.tensor(x), torch.tensor(y)
+        for _ in range(30):
+            solver.training_step(inputs, targets)
+        with torch.no_grad():
+            return None, 30, float(torch.mean((module(inputs) - targets) ** 2))
+
+    rivals = {"scipy, trf, differences in numpy": of_scipy}
+    if importlib.util.find_spec("torch_levenberg_marquardt") is None:
+        print("torch-levenberg-marquardt is not installed: its row is missing.", flush=True)
+    else:
+        rivals["torch-levenberg-marquardt"] = of_torch
     return in_turns(
         {
             "LevenbergMarquardt()": ours(kormos_opt.LevenbergMarquardt(), 30),
             'LevenbergMarquardt(method="lm")': ours(kormos_opt.LevenbergMarquardt(method="lm"), 30),
             "LBFGS(), 1,000 iterations": ours(kormos_opt.LBFGS(iterations_per_epoch=1000, tol=1e-14), 1),
             "SSBroyden(), 1,000 iterations": ours(kormos_opt.SSBroyden(iterations_per_epoch=1000, tol=1e-14), 1),
-            "scipy, trf, differences in numpy": of_scipy,
+            **rivals,
         },
         min(arguments.runs, 3),
         lambda result: {"evaluations": result[1], "loss": result[2]},
