@@ -2,7 +2,8 @@
 
     python -m benchmarks.least_squares [--only curve,network,burgers] [--runs 5]
 
-The rivals need `pip install lmfit torch-levenberg-marquardt pytorch-lightning`. Seconds are medians of fits that were warmed up, in turns, with one process for each table.
+The rivals need `pip install lmfit torch-levenberg-marquardt pytorch-lightning`. Seconds are medians of fits that were
+warmed up, in turns.
 """
 
 import argparse

@@ -31,10 +31,15 @@ class InInference(keras.Model):
 
 
 class _Outputs(InInference):
-    """Its residuals are the outputs."""
+    """Its residuals are the outputs of so many rows, without a factor that would round them."""
+
+    def __init__(self, model: keras.Model, rows: int):
+        super().__init__(model)
+        self.rows = rows
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        return mean_square(y_pred)
+        outputs = keras.ops.size(y_pred) / keras.ops.shape(y_pred)[0]
+        return mean_square(y_pred, weight=self.rows * outputs)
 
 
 class _WeightedSum(InInference):
@@ -54,33 +59,31 @@ class Means:
     """
 
     def __init__(self, model: keras.Model, x):
-        self._bound = objective_of(_Outputs(model), (x,))
-        self._residuals = self._bound.residuals
+        self._rows = len(keras.tree.flatten(x)[0])
+        self._residuals = objective_of(_Outputs(model, self._rows), (x,)).residuals
 
     def outputs(self, x: np.ndarray) -> np.ndarray:
         """The outputs with the weights `x`, float64 of shape `(rows, outputs)`."""
-        values = self._residuals.values(x)
-        return (np.sqrt(values.size) * values).reshape(self._bound.data.rows, -1)
+        return self._residuals.values(x).reshape(self._rows, -1)
 
     @property
     def weights(self) -> np.ndarray:
         """Those of the model, of shape `(n,)`."""
-        return self._bound.parameters.ravel()
+        return self._residuals.parameters.ravel()
 
     def product(self, p: np.ndarray) -> np.ndarray:
         """The derivative of the outputs along `p` of shape `(n,)`: of shape `(rows, outputs)`."""
-        product = self._residuals.product(self.weights, p)
-        return (np.sqrt(product.size) * product).reshape(self._bound.data.rows, -1)
+        return self._residuals.product(self.weights, p).reshape(self._rows, -1)
 
     def transposed_product(self, r: np.ndarray) -> np.ndarray:
         """The derivative of the sum of `r` times the outputs, of their shape, in the weights: of shape `(n,)`."""
-        return np.sqrt(r.size) * self._residuals.transposed_product(self.weights, np.ravel(r))
+        return self._residuals.transposed_product(self.weights, np.ravel(r))
 
     def with_jacobian(self) -> tuple[np.ndarray, np.ndarray]:
         """The outputs with the weights of the model, and their derivatives, of shape `(rows, outputs, n)`."""
         x = self.weights
         outputs = self.outputs(x)
-        return outputs, (np.sqrt(outputs.size) * self._residuals.jacobian(x)).reshape(*outputs.shape, x.size)
+        return outputs, self._residuals.jacobian(x).reshape(*outputs.shape, x.size)
 
 
 def curvature(model: keras.Model, x, weights: np.ndarray) -> np.ndarray:

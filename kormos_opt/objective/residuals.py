@@ -27,6 +27,9 @@ class Residuals:
         bound: f with its data.
         traced: The functions that it calls.
 
+    Attributes:
+        parameters: The weights as a vector.
+
     Raises:
         ValueError: Under a distribution strategy.
     """
@@ -39,7 +42,7 @@ class Residuals:
                 "several replicas. Make the model outside of strategy.scope(), or take L-BFGS."
             )
         self._traced = traced
-        self._parameters = self._objective.parameters
+        self.parameters = self._objective.parameters
         state = self._objective.state
         state = self._objective.state
         self._may_cut = not (state.seeds or state.moving_statistics or isinstance(bound.data, BatchList))
@@ -65,7 +68,7 @@ class Residuals:
         Raises:
             MemoryError: If it would not fit, before any work.
         """
-        m, n, all_rows = sum(self._counts_at(x)), self._parameters.size, self._bound.data.rows
+        m, n, all_rows = sum(self._counts_at(x)), self.parameters.size, self._bound.data.rows
         if _COPIES * 8 * m * n > memory_limits.of_process():
             raise MemoryError(
                 f"Expected a Jacobian that fits into memory {_COPIES} times. Received: {m} residuals and {n} weights, "
@@ -132,7 +135,7 @@ class Residuals:
         is that of the last one, unless `repeats`. The model's state is then what it was."""
         state, point = self._objective.state, tf.constant(x)
         before = state.save()
-        self._parameters.assign(point)
+        self.parameters.assign(point)
         part = None
         try:
             for chunk in self._chunks(rows):
