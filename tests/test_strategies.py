@@ -31,6 +31,7 @@ OPTIMIZERS = {
     "ss-broyden": lambda: kormos_opt.SSBroyden(),
     "newton-cg": lambda: kormos_opt.NewtonCG(),
     "trust-exact": lambda: kormos_opt.TrustExact(),
+    "gauss-newton": lambda: kormos_opt.NewtonCG(curvature="gauss-newton"),
     "nelder-mead": lambda: kormos_opt.NelderMead(),
 }
 
