@@ -8,10 +8,13 @@ warmed up, in turns.
 
 import argparse
 import functools
-import importlib.util
 import logging
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -156,37 +159,32 @@ def network(arguments):
         found = scipy.optimize.least_squares(residuals, flat, x_scale="jac", max_nfev=30)
         return found.x, found.nfev * (flat.size + 1), 2 * found.cost
 
-    def of_torch():
-        import torch
-        from torch_levenberg_marquardt.training import LevenbergMarquardtModule
-
-        module = torch.nn.Sequential(torch.nn.Linear(8, 20), torch.nn.Tanh(), torch.nn.Linear(20, 1)).double()
-        with torch.no_grad():
-            for layer, kernel, bias in ((module[0], *start[:2]), (module[2], *start[2:])):
-                layer.weight.copy_(torch.tensor(kernel.T))
-                layer.bias.copy_(torch.tensor(bias))
-        solver, inputs, targets = LevenbergMarquardtModule(module), torch.tensor(x), torch.tensor(y)
-        for _ in range(30):
-            solver.training_step(inputs, targets)
-        with torch.no_grad():
-            return None, 30, float(torch.mean((module(inputs) - targets) ** 2))
-
-    rivals = {"scipy, trf, differences in numpy": of_scipy}
-    if importlib.util.find_spec("torch_levenberg_marquardt") is None:
-        print("torch-levenberg-marquardt is not installed: its row is missing.", flush=True)
-    else:
-        rivals["torch-levenberg-marquardt"] = of_torch
-    return in_turns(
+    rows = in_turns(
         {
             "LevenbergMarquardt()": ours(kormos_opt.LevenbergMarquardt(), 30),
             'LevenbergMarquardt(method="lm")': ours(kormos_opt.LevenbergMarquardt(method="lm"), 30),
             "LBFGS(), 1,000 iterations": ours(kormos_opt.LBFGS(iterations_per_epoch=1000, tol=1e-14), 1),
             "SSBroyden(), 1,000 iterations": ours(kormos_opt.SSBroyden(iterations_per_epoch=1000, tol=1e-14), 1),
-            **rivals,
+            "scipy, trf, differences in numpy": of_scipy,
         },
         min(arguments.runs, 3),
         lambda result: {"evaluations": result[1], "loss": result[2]},
     )
+    return [*rows, of_torch(x, y, start)]
+
+
+def of_torch(x, y, start):
+    """The row of torch-levenberg-marquardt, in a process of its own: torch and TensorFlow do not share one."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "problem.npz"
+        np.savez(path, x=x, y=y, **{f"start{i}": weight for i, weight in enumerate(start)})
+        command = [sys.executable, "-m", "benchmarks.levenberg_marquardt_rival", str(path)]
+        run = subprocess.run(command, capture_output=True, text=True)
+    if run.returncode:
+        print(f"torch-levenberg-marquardt does not run here: {run.stderr.strip().splitlines()[-1]}", flush=True)
+        return {"by": "torch-levenberg-marquardt", "seconds": np.nan, "evaluations": np.nan, "loss": np.nan}
+    seconds, loss = run.stdout.split()
+    return {"by": "torch-levenberg-marquardt", "seconds": float(seconds), "evaluations": 30, "loss": float(loss)}
 
 
 def burgers_table(arguments):

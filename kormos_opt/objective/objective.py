@@ -15,11 +15,12 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
+from kormos_opt import memory_limits
 from kormos_opt.data.full_batch import NO_ROWS, BatchList, FullBatch, WholeTensors, first_chunk
 from kormos_opt.data.replicas import Replicas
 from kormos_opt.data.rows import rows_of
 from kormos_opt.keras_internals import model as keras_model
-from kormos_opt.objective import chunk_size, starting_point
+from kormos_opt.objective import chunk_size, precision, starting_point
 from kormos_opt.objective.bound_objective import BoundObjective
 from kormos_opt.objective.chunk_terms import ChunkTerms
 from kormos_opt.objective.cut_check import check_cut
@@ -52,6 +53,15 @@ class ObjectiveSettings(NamedTuple):
     def of(cls, optimizer) -> "ObjectiveSettings":
         """Those of an optimizer."""
         return cls(optimizer.precision == "float64", optimizer.batch_size, optimizer.curvature)
+
+    def prepared(self, data: FullBatch, replicas: Replicas | None) -> FullBatch:
+        """The data in float64 where f is, once for all evaluations, if that takes an eighth of the memory at most."""
+        if not self.float64 or replicas is not None or isinstance(data, BatchList):
+            return data
+        leaves = [leaf for leaf in keras.tree.flatten(data.data) if leaf is not None and leaf.dtype.is_floating]
+        if sum(8 * int(tf.size(leaf)) for leaf in leaves) > memory_limits.eighth_of_all():
+            return data
+        return data._replace(data=precision.in_float64(data.data))
 
 
 class Objective:
@@ -103,6 +113,8 @@ class Objective:
             ValueError: Without a row, for NaN in the weights, or for a loss that depends on how the rows are cut.
         """
         rows = _all_rows(data, replicas)
+        structure = _structure_of(data, replicas)
+        data = settings.prepared(data, replicas)
         terms = ChunkTerms(model, settings.float64, replicas is not None, settings.curvature)
         state, rows_done = ModelState(model), _counter()
         passes = {
@@ -121,7 +133,6 @@ class Objective:
         _build_model(model, terms, state, passes, replicas, chunk, spec, total_rows)
         point = (tf.TensorSpec((terms.parameters.size,), tf.float64),)
         graph = passes["gradient"].graph(point, spec, total_rows, tf.TensorSpec((None,), tf.float64))
-        structure = _structure_of(data, replicas)
         objective = cls(model, settings, replicas, structure, terms, state, passes, rows_done, graph, rows)
         check_cut(objective, chunk, data)
         return objective
@@ -142,6 +153,7 @@ class Objective:
         """
         rows = tf.constant(_all_rows(data, self.replicas), tf.float64)
         starting_point.check_weights(self.parameters)
+        data = self._settings.prepared(data, self.replicas)
         self._measure(data, rows)
         return BoundObjective(self, data, rows)
 

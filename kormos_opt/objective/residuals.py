@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from kormos_opt.objective.bound_objective import BoundObjective
     from kormos_opt.objective.residual_terms import TracedResiduals
 
-_GRADIENTS_AT_ONCE = 32
+_GRADIENTS_AT_ONCE = 128  # fewer of them pay for more calls; measured on 10,000 rows and 201 weights
 _COPIES = 4  # of the Jacobian that a solver makes
 
 
@@ -77,7 +77,7 @@ class Residuals:
         rows = min(self._objective.rows_per_chunk, all_rows)
         if self._may_cut:
             rows = max(min(rows, int(_GRADIENTS_AT_ONCE * all_rows / m)), 1)
-        if 2 * n <= rows * m / all_rows:
+        if n <= 2 * rows * m / all_rows:
             return self._by_columns(x, m, n)
         jacobian, done = np.empty((m, n)), 0
         for part in self._each_chunk(x, rows, self._traced.jacobian_by_rows):
