@@ -92,7 +92,7 @@ def collectives(objective, name):
     size = objective.parameters.size
     run, data = objective.objective.passes[name].inside(objective.data, 7)
     point = (tf.zeros(size, tf.float64),) * (2 if name == "product" else 1)
-    whole = tf.function(lambda: run(point, objective._rows, objective._loss_denominators, *data))
+    whole = tf.function(lambda: run(point, objective.rows, objective.loss_denominators, *data))
     graph = whole.get_concrete_function().graph.as_graph_def()
     outside = Counter(node.op for node in graph.node)
     inside = Counter(node.op for function in graph.library.function for node in function.node_def)

@@ -90,4 +90,5 @@ def test_no_constructor_calls_scipy(monkeypatch):
 
     monkeypatch.setattr("scipy.optimize.minimize", forbidden)
     for optimizer in METHODS:
-        optimizer(tol=1e-3, options={"maxfun" if optimizer is kormos_opt.TNC else "maxiter": 3})
+        limit = {"TNC": "maxfun", "LevenbergMarquardt": "max_nfev"}.get(optimizer.__name__, "maxiter")
+        optimizer(tol=1e-3, options={limit: 3})

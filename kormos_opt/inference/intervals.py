@@ -100,7 +100,7 @@ def confint(
     >>> model.compile(optimizer=kormos_opt.LevenbergMarquardt(precision="float64"), loss="mse")
     >>> history = model.fit(x, y, epochs=20, verbose=0)
     >>> kormos_opt.confint(model, x, y, which=["line/kernel*"]).round(2).tolist()
-    [[2.24, 3.39]]
+    [[2.25, 3.96]]
 
     Source: Venzon and Moolgavkar, A method for computing profile-likelihood-based confidence intervals, Applied
     Statistics 37 (1988); Bates and Watts, Nonlinear Regression Analysis (1988), section 6.1.
@@ -165,7 +165,7 @@ def predict_interval(
     >>> history = model.fit(x, y, epochs=20, verbose=0)
     >>> band = kormos_opt.predict_interval(model, np.zeros((1, 1)), kormos_opt.summary(model, x, y))
     >>> band.lower.round(2).tolist(), band.upper.round(2).tolist()
-    ([[-0.43]], [[0.31]])
+    ([[-0.32]], [[0.79]])
 
     Source: Seber and Wild, Nonlinear Regression (1989), section 5.1.
     """

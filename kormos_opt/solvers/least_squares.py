@@ -207,7 +207,7 @@ def _check_lm(residuals, x0, bounds, loss, products):
 register(
     Method(
         "Levenberg-Marquardt",
-        "gradient",
+        "jacobian",
         minimize,
         limits=("max_nfev",),
         tolerances=("ftol", "xtol", "gtol"),

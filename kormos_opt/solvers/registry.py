@@ -26,8 +26,8 @@ class Method:
 
     Args:
         name: What `ScipyBatchOptimizer(method=name)` and `compile(optimizer=name)` call it, in any case.
-        derivatives: What it asks for beside f: `"none"`, `"gradient"`, `"product"` (Hessian-vector products) or
-            `"hessian"` (products with all unit vectors).
+        derivatives: What it asks for beside f: `"none"`, `"gradient"`, `"product"` (Hessian-vector products),
+            `"hessian"` (products with all unit vectors) or `"jacobian"` (residuals and their Jacobian in place of f).
         start: Called as `start(x0, **options)`. Returns a generator of requests, see `solvers/base.py`. `tol=` is
             handed over where the user gave one; `bounds=` and `constraints=` where the method takes them; `memory=`,
             arrays to work on by the names of `variables`, where there are `variables`. They are zeros for a new run,
@@ -62,7 +62,7 @@ class Method:
     """
 
     name: str
-    derivatives: Literal["none", "gradient", "product", "hessian"] = "gradient"
+    derivatives: Literal["none", "gradient", "product", "hessian", "jacobian"] = "gradient"
     start: Callable[..., Solver] | None = field(default=None, compare=False)
     variables: Callable[[int, Mapping], Mapping[str, ArraySpec]] | None = field(default=None, compare=False)
     step: Callable | None = field(default=None, compare=False)
