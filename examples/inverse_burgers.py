@@ -69,7 +69,7 @@ def standard_error(model: InverseBurgers, points: np.ndarray) -> float:
     model.optimizer.build(model, (points,))
     values, vectors = np.linalg.eigh(model.optimizer.hessian())
     kept = values > 1e-12 * values[-1]
-    place = kormos_opt.weight_names(model).index(next(n for n in kormos_opt.weight_names(model) if "viscosity" in n))
+    place = next(i for i, name in enumerate(kormos_opt.weight_names(model)) if "viscosity" in name)
     misfit = np.mean((model.at(model.places) - np.ravel(model.values)) ** 2)
     variance = 2 * model.weight * misfit / len(model.values) * np.sum(vectors[place, kept] ** 2 / values[kept])
     return float(model.viscosity) * np.sqrt(variance)

@@ -11,7 +11,9 @@ Miller, A practitioner's guide to cluster-robust inference, Journal of Human Res
 samples are those of statsmodels.
 """
 
-from typing import Literal, NamedTuple
+import functools
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, get_args
 
 import keras
 import numpy as np
@@ -21,26 +23,26 @@ from kormos_opt.inference import outputs
 from kormos_opt.inference.families import Likelihood, likelihood_of
 
 CovType = Literal["nonrobust", "observed", "HC0", "HC1", "HC2", "HC3", "cluster"]
-COV_TYPES = "nonrobust", "observed", "HC0", "HC1", "HC2", "HC3", "cluster"
 
 
-class Fitted(NamedTuple):
-    """A fitted model on its data.
+@dataclass(frozen=True)
+class Fitted:
+    """A fitted model on its data. The Jacobian is made where it is asked for.
 
     Attributes:
         likelihood: What its loss stands for.
         x: Its inputs.
-        y: Targets, of shape `(rows, outputs)`.
-        mu: Means, of the same shape.
-        jacobian: Their derivatives, of shape `(rows, outputs, n)`.
+        means: Its outputs at any weights.
+        outputs: Those at its weights, of shape `(rows, outputs)`.
+        y: Targets, of the same shape.
         weights: Sample weights, of shape `(rows,)`.
     """
 
     likelihood: Likelihood
     x: object
+    means: outputs.Means
+    outputs: np.ndarray
     y: np.ndarray
-    mu: np.ndarray
-    jacobian: np.ndarray
     weights: np.ndarray
 
     @classmethod
@@ -51,7 +53,8 @@ class Fitted(NamedTuple):
             ValueError: For a loss that is no likelihood, or data that do not fit to each other.
         """
         likelihood = likelihood_of(model)
-        values, jacobian = outputs.Means(model, x).with_jacobian()
+        means = outputs.Means(model, x)
+        values = means.outputs(means.weights)
         y = likelihood.targets(np.asarray(y), values)
         weights = np.ones(len(y)) if sample_weight is None else np.asarray(sample_weight, "float64").ravel()
         if weights.shape != (len(y),) or not (weights >= 0).all():
@@ -59,12 +62,22 @@ class Fitted(NamedTuple):
                 f"Expected one sample weight for each of {len(y)} rows, none negative. "
                 f"Received: sample_weight of shape {np.shape(sample_weight)}, least {weights.min():g}."
             )
-        return cls(likelihood, x, y, likelihood.means(values), likelihood.derivatives(values, jacobian), weights)
+        return cls(likelihood, x, means, values, y, weights)
+
+    @functools.cached_property
+    def mu(self) -> np.ndarray:
+        """The means, of shape `(rows, outputs)`."""
+        return self.likelihood.means(self.outputs)
+
+    @functools.cached_property
+    def jacobian(self) -> np.ndarray:
+        """Their derivatives, of shape `(rows, outputs, n)`."""
+        return self.likelihood.derivatives(self.outputs, self.means.jacobian())
 
     @property
     def size(self) -> int:
         """n, the number of weights of the model."""
-        return self.jacobian.shape[2]
+        return self.means.weights.size
 
     @property
     def entries(self) -> int:
@@ -79,10 +92,16 @@ class Fitted(NamedTuple):
     @property
     def scale(self) -> float:
         """The variance of a residual of weight 1; 1 where the mean says it."""
-        family = self.likelihood.family
-        if not family.has_scale:
-            return 1.0
-        return float(self.weights @ family.deviance(self.y, self.mu)) / self.df_residual
+        return self.deviance_at(self.outputs) / self.df_residual if self.likelihood.family.has_scale else 1.0
+
+    @property
+    def information(self) -> np.ndarray:
+        """The expected one of every target in its mean, of shape `(rows, outputs)`."""
+        return self.weights[:, None] * self.likelihood.family.information(self.mu)
+
+    def deviance_at(self, outputs: np.ndarray) -> float:
+        """That of all rows, if the model had these outputs."""
+        return float(self.weights @ self.likelihood.family.deviance(self.y, self.likelihood.means(outputs)))
 
     @property
     def scores(self) -> np.ndarray:
@@ -93,8 +112,7 @@ class Fitted(NamedTuple):
     @property
     def root(self) -> np.ndarray:
         """A matrix whose product with its transpose is the expected information: of shape `(rows * outputs, n)`."""
-        information = self.weights[:, None] * self.likelihood.family.information(self.mu)
-        return (np.sqrt(information)[..., None] * self.jacobian).reshape(-1, self.size)
+        return (np.sqrt(self.information)[..., None] * self.jacobian).reshape(-1, self.size)
 
 
 class Inverse(NamedTuple):
@@ -128,7 +146,7 @@ def inverse_of(root: np.ndarray) -> Inverse:
     kept = right[~is_zero] / singular[~is_zero, None]
     determined = np.einsum("kn,kn->n", right[~is_zero], right[~is_zero])
     with np.errstate(divide="ignore"):
-        condition = float(np.linalg.cond(root))
+        condition = float(np.linalg.cond(singular[:, None] * right * length))
     leverage = np.einsum("mk,mk->m", left[:, ~is_zero], left[:, ~is_zero])
     return Inverse((kept.T @ kept) / np.outer(length, length), determined < 1 - 1e-8, condition, leverage)
 
@@ -183,8 +201,8 @@ def _observed(model, fitted):
 
 
 def _check(fitted, cov_type, groups):
-    if cov_type not in COV_TYPES:
-        raise ValueError(f"Expected one of {', '.join(COV_TYPES)}. Received: cov_type={cov_type!r}.")
+    if cov_type not in get_args(CovType):
+        raise ValueError(f"Expected one of {', '.join(get_args(CovType))}. Received: cov_type={cov_type!r}.")
     if (cov_type == "cluster") != (groups is not None) or (groups is not None and len(groups) != len(fitted.y)):
         raise ValueError(
             f'Expected groups=, one for each of {len(fitted.y)} rows, with cov_type="cluster" and no other. '

@@ -5,7 +5,6 @@ from typing import Literal, NamedTuple
 
 import keras
 import numpy as np
-from scipy import stats
 
 from kormos_opt.inference import outputs
 from kormos_opt.inference.covariance import CovType, Fitted, covariance_of
@@ -52,10 +51,10 @@ def covariance(
     >>> kormos_opt.covariance(model, x, x + [[1.0], [-2.0], [1.0]]).diagonal().round(6).tolist()
     [3.0, 2.0]
     """
-    places = chosen(weight_names(model), which)
+    places, fitted = chosen(weight_names(model), which), Fitted.of(model, x, y, sample_weight)
     if which is not None and cov_type == "nonrobust":
-        return of_selected(model, x, y, sample_weight, places)
-    matrix, _ = covariance_of(model, Fitted.of(model, x, y, sample_weight), cov_type, groups)
+        return of_selected(fitted, places)
+    matrix, _ = covariance_of(model, fitted, cov_type, groups)
     return matrix[np.ix_(places, places)]
 
 
@@ -174,10 +173,10 @@ def predict_interval(
             'Expected kind="mean", or kind="observation" for a Gaussian. '
             f"Received: kind={kind!r} for a {summary.family} distribution."
         )
-    likelihood, (values, jacobian) = likelihood_of(model), outputs.Means(model, x).with_jacobian()
-    mean, jacobian = likelihood.means(values), likelihood.derivatives(values, jacobian)
+    likelihood, means = likelihood_of(model), outputs.Means(model, x)
+    values = means.outputs(means.weights)
+    mean, jacobian = likelihood.means(values), likelihood.derivatives(values, means.jacobian())
     variance = np.einsum("ron,nk,rok->ro", jacobian, summary.covariance, jacobian)
     error = np.sqrt(variance + (summary.scale if kind == "observation" else 0.0))
-    distribution = stats.t(summary.df_residual) if summary.distribution == "t" else stats.norm()
-    reach = distribution.ppf(1 - alpha / 2) * error
+    reach = summary.quantile(alpha) * error
     return PredictionInterval(mean, error, mean - reach, mean + reach)

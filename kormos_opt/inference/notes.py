@@ -18,9 +18,7 @@ _FAR = 0.01  # standard errors
 _NEAR = 1e-6  # relative: trust regions stay between the bounds
 
 
-def on(
-    model: keras.Model, fitted: Fitted, bread: Inverse, covariance: np.ndarray, names: tuple[str, ...]
-) -> Iterator[str]:
+def on(model: keras.Model, fitted: Fitted, bread: Inverse, names: tuple[str, ...]) -> Iterator[str]:
     """The notes on a fitted model."""
     if bread.is_undetermined.any():
         which = [name for name, is_undetermined in zip(names, bread.is_undetermined, strict=True) if is_undetermined]

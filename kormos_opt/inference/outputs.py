@@ -79,11 +79,9 @@ class Means:
         """The derivative of the sum of `r` times the outputs, of their shape, in the weights: of shape `(n,)`."""
         return self._residuals.transposed_product(self.weights, np.ravel(r))
 
-    def with_jacobian(self) -> tuple[np.ndarray, np.ndarray]:
-        """The outputs with the weights of the model, and their derivatives, of shape `(rows, outputs, n)`."""
-        x = self.weights
-        outputs = self.outputs(x)
-        return outputs, self._residuals.jacobian(x).reshape(*outputs.shape, x.size)
+    def jacobian(self) -> np.ndarray:
+        """The derivatives of the outputs at the weights of the model, of shape `(rows, outputs, n)`."""
+        return self._residuals.jacobian(self.weights).reshape(self._rows, -1, self.weights.size)
 
 
 def curvature(model: keras.Model, x, weights: np.ndarray) -> np.ndarray:

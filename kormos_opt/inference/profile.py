@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING
 
 import keras
 import numpy as np
-from scipy import stats
 from scipy.optimize import brentq, least_squares, minimize
 
-from kormos_opt.inference.outputs import InInference, Means, objective_of
+from kormos_opt.inference.outputs import InInference, objective_of
 
 if TYPE_CHECKING:
     from kormos_opt.inference.covariance import Fitted
@@ -42,14 +41,13 @@ class _Fits:
     """Fits of all weights but one, with scipy over the objective as it is: they need no epochs and no callbacks."""
 
     def __init__(self, model, fitted, y, sample_weight):
-        self._fitted, self._means = fitted, Means(model, fitted.x)
+        self._fitted = fitted
         self._bound = objective_of(InInference(model), (fitted.x, y, sample_weight), loss=model.loss)
-        self._deviance = self._deviance_at(self._bound.parameters.ravel())
+        self._deviance = fitted.deviance_at(fitted.outputs)
 
     def end(self, table, place, side):
         """The value of a weight above or below its estimate that a test just does not reject."""
-        is_t = table.distribution == "t"
-        quantile = (stats.t(table.df_residual) if is_t else stats.norm()).ppf(1 - table.alpha / 2)
+        quantile = table.quantile(table.alpha)
         estimate, x = table.estimates[place], table.estimates.copy()
         reach = quantile * table.standard_errors[place]
 
@@ -59,7 +57,8 @@ class _Fits:
                 return -quantile
             x[place] = estimate + side * distance
             x[:] = self._fit(x, place)
-            return np.sqrt(max(self._deviance_at(x) - self._deviance, 0.0) / table.scale) - quantile
+            deviance = self._fitted.deviance_at(self._fitted.means.outputs(x))
+            return np.sqrt(max(deviance - self._deviance, 0.0) / table.scale) - quantile
 
         inner, outer = 0.0, reach
         for _ in range(_DOUBLINGS if np.isfinite(reach) else 0):
@@ -104,9 +103,3 @@ class _Fits:
     def _value_and_slope(self, x, is_free):
         evaluation = self._bound.evaluate(x)
         return evaluation.fun, evaluation.jac[is_free]
-
-    def _deviance_at(self, x):
-        fitted = self._fitted
-        return fitted.weights @ fitted.likelihood.family.deviance(
-            fitted.y, fitted.likelihood.means(self._means.outputs(x))
-        )

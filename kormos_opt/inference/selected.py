@@ -3,33 +3,32 @@
 C e = x  where  (sum of J' W J) x = e,  by conjugate gradients: only products with J are needed
 """
 
-import keras
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING
+
 import numpy as np
 from scipy.sparse.linalg import LinearOperator, cg
 
-from kormos_opt.inference.families import likelihood_of
-from kormos_opt.inference.outputs import Means
+if TYPE_CHECKING:
+    from kormos_opt.inference.covariance import Fitted
 
 _TOLERANCE = 1e-10  # relative, of the residual
 
 
-def of_selected(model: keras.Model, x, y, sample_weight, places: np.ndarray) -> np.ndarray:
+def of_selected(fitted: Fitted, places: np.ndarray) -> np.ndarray:
     """The nonrobust covariance of the weights at `places`, of shape `(k, k)`.
 
     Raises:
         ValueError: If the data do not tell one of them.
     """
-    likelihood, means = likelihood_of(model), Means(model, x)
-    outputs = means.outputs(means.weights)
-    mu, targets = likelihood.means(outputs), likelihood.targets(np.asarray(y), outputs)
-    weights = np.ones(len(mu)) if sample_weight is None else np.ravel(sample_weight)
-    information = weights[:, None] * likelihood.family.information(mu)
+    means, chain = fitted.means, functools.partial(fitted.likelihood.chain, fitted.outputs)
 
     def multiply(p):
-        along = likelihood.chain(outputs, means.product(np.ravel(p)))
-        return means.transposed_product(likelihood.chain(outputs, information * along))
+        return means.transposed_product(chain(fitted.information * chain(means.product(np.ravel(p)))))
 
-    size = means.weights.size
+    size = fitted.size
     matrix = LinearOperator((size, size), matvec=multiply, dtype="float64")
     columns = []
     for place in places:
@@ -40,6 +39,4 @@ def of_selected(model: keras.Model, x, y, sample_weight, places: np.ndarray) -> 
                 f"did not converge in {10 * size} steps. Take which=None if all weights fit, or fix some of them."
             )
         columns.append(column[places])
-    family = likelihood.family
-    scale = weights @ family.deviance(targets, mu) / (mu.size - size) if family.has_scale else 1.0
-    return scale * np.stack(columns, axis=1)
+    return fitted.scale * np.stack(columns, axis=1)

@@ -67,6 +67,10 @@ class Summary:
     condition_number: float
     notes: tuple[str, ...]
 
+    def quantile(self, alpha: float) -> float:
+        """What a statistic has to exceed for a two-sided test of this level."""
+        return float(_distribution(self.distribution, self.df_residual).ppf(1 - alpha / 2))
+
     @property
     def columns(self) -> dict[str, np.ndarray]:
         """The columns of the table by their headings."""
@@ -169,8 +173,8 @@ def of_fitted(model, fitted: Fitted, cov_type: CovType, alpha: float, groups=Non
     names = tuple(weight_names(model))
     errors = np.sqrt(np.diag(covariance))
     errors[bread.is_undetermined] = np.inf
-    is_t = fitted.likelihood.family.has_scale and cov_type in ("nonrobust", "observed")
-    distribution = stats.t(fitted.df_residual) if is_t else stats.norm()
+    test = "t" if fitted.likelihood.family.has_scale and cov_type in ("nonrobust", "observed") else "z"
+    distribution = _distribution(test, fitted.df_residual)
     with np.errstate(divide="ignore", invalid="ignore"):
         statistics = estimates / errors
     reach = distribution.ppf(1 - alpha / 2) * errors
@@ -185,7 +189,7 @@ def of_fitted(model, fitted: Fitted, cov_type: CovType, alpha: float, groups=Non
         covariance=covariance,
         family=fitted.likelihood.family.name,
         cov_type=cov_type,
-        distribution="t" if is_t else "z",
+        distribution=test,
         alpha=alpha,
         rows=len(fitted.y),
         df_residual=fitted.df_residual,
@@ -196,14 +200,18 @@ def of_fitted(model, fitted: Fitted, cov_type: CovType, alpha: float, groups=Non
         deviance=deviance,
         r_squared=r_squared,
         condition_number=bread.condition,
-        notes=tuple(notes_of.on(model, fitted, bread, covariance, names)),
+        notes=tuple(notes_of.on(model, fitted, bread, names)),
     )
+
+
+def _distribution(test, df_residual):
+    return stats.t(df_residual) if test == "t" else stats.norm()
 
 
 def _goodness(fitted):
     """The log-likelihood, the deviance, and R squared or `None`."""
     family, weights, entries = fitted.likelihood.family, fitted.weights, fitted.entries
-    deviance = float(weights @ family.deviance(fitted.y, fitted.mu))
+    deviance = fitted.deviance_at(fitted.outputs)
     if not family.has_scale:
         return float(weights @ family.log_likelihood(fitted.y, fitted.mu)), deviance, None
     positive = weights[weights > 0]

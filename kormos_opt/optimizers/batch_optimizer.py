@@ -11,7 +11,6 @@ from scipy.optimize import OptimizeResult
 from typing_extensions import Never
 
 from kormos_opt.objective import train_step
-from kormos_opt.objective.bound_objective import BoundObjective
 from kormos_opt.optimizers import unknown_arguments
 from kormos_opt.optimizers.settings import check_settings
 from kormos_opt.optimizers.solver_memory import RemembersSolver
@@ -154,11 +153,6 @@ class BatchOptimizer(RemembersSolver):
         """The Hessian at `x`, float64 of shape `(n, n)`. Defaults to `None`: at the weights as they are."""
         objective = self._built()
         return objective.hessian(objective.get_weights() if x is None else x)
-
-    @property
-    def bound(self) -> BoundObjective:
-        """The objective with the data that `build` was given."""
-        return self._built().bound
 
     def _built(self):
         if self._untracked.objective is None:

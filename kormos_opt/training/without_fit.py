@@ -9,7 +9,6 @@ import numpy as np
 from kormos_opt.data import collect
 from kormos_opt.data.replicas import Replicas
 from kormos_opt.keras_internals import model as keras_model
-from kormos_opt.objective.bound_objective import BoundObjective
 from kormos_opt.objective.objective import Objective, ObjectiveSettings
 
 
@@ -76,11 +75,6 @@ class FlatObjective:
         with self._recording():
             product = self._objective.products(self._vector(x), np.eye(len(x)))
         return (product + product.T) / 2
-
-    @property
-    def bound(self) -> BoundObjective:
-        """The objective with its data."""
-        return self._objective
 
     def minimize(self, epochs: int, callback: Callable | None) -> None:
         """Runs the optimizer's stages from the weights as they are."""
