@@ -35,6 +35,13 @@ def slice_rows(data, start: tf.Tensor, size: int):
     )
 
 
+def row_of(data, index: tf.Tensor):
+    """One row of dense tensors, for use in a graph."""
+    return keras.tree.map_structure(
+        lambda leaf: tf.gather(leaf, index[None]) if leaf is not None and len(leaf.shape) else leaf, data
+    )
+
+
 def _with_rows(batch):
     x, _, _ = keras.utils.unpack_x_y_sample_weight(batch)
     leaves = [leaf for leaf in keras.tree.flatten(x) if leaf is not None]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import tensorflow as tf
 
-from kormos_opt.data.rows import static_row_count
+from kormos_opt.data.rows import row_of, static_row_count
 from kormos_opt.keras_internals import tracing
 from kormos_opt.objective.chunk_sums import compiled
 from kormos_opt.objective.squares import Squares, heard_by
@@ -39,21 +39,27 @@ class ResidualTerms:
         residuals, _, _ = self._heard(x, chunk, total_rows, loss_denominators)
         return residuals
 
-    def jacobian_by_rows(self, x, chunk, total_rows, loss_denominators):
-        """Of shape `(m, n)`: m gradients at once."""
-        residuals, tape, pieces = self._heard(x, chunk, total_rows, loss_denominators)
-        units = tf.eye(tf.shape(residuals)[0], dtype=tf.float64)
-        return tf.vectorized_map(lambda unit: self._terms.vector_gradient(tape, residuals, pieces, unit), units)
+    def jacobian_of_each_row(self, x, chunk, total_rows, loss_denominators):
+        """Of shape `(m, n)`, where all residuals belong to a row each, but without those that every chunk repeats: every
+        row runs the train step by itself, all rows at once."""
+
+        def of_row(i):
+            residuals, tape, pieces = self._heard(x, row_of(chunk, i), total_rows, loss_denominators)
+            units = tf.eye(residuals.shape[0], dtype=tf.float64)[: residuals.shape[0] - self.squares.once]
+            return tf.vectorized_map(lambda unit: self._terms.vector_gradient(tape, residuals, pieces, unit), units)
+
+        jacobian = tf.vectorized_map(of_row, tf.range(static_row_count(chunk)))
+        return tf.reshape(jacobian, (-1, x.shape[0]))
 
     def products(self, x, chunk, total_rows, loss_denominators, p):
         """The Jacobian times every row of `p`, of shape `(k, n)`: of shape `(k, m)`."""
         residuals, tape, pieces = self._heard(x, chunk, total_rows, loss_denominators)
         return tf.vectorized_map(self._terms.forward(tape, residuals, pieces), p)
 
-    def transposed_product(self, x, chunk, total_rows, loss_denominators, r):
-        """The transposed Jacobian times `r`: of shape `(n,)`."""
+    def transposed_products(self, x, chunk, total_rows, loss_denominators, r):
+        """The transposed Jacobian times every row of `r`, of shape `(k, m)`: of shape `(k, n)`."""
         residuals, tape, pieces = self._heard(x, chunk, total_rows, loss_denominators)
-        return self._terms.vector_gradient(tape, residuals, pieces, r)
+        return tf.vectorized_map(lambda row: self._terms.vector_gradient(tape, residuals, pieces, row), r)
 
     def _heard(self, x, chunk, total_rows, loss_denominators):
         squares, pieces = Squares(static_row_count(chunk)), self._terms.parameters.unravel(x)
@@ -77,7 +83,7 @@ class TracedResiduals:
 
     def __init__(self, objective: Objective):
         self.terms = ResidualTerms(objective.terms)
-        for name in ("residuals", "jacobian_by_rows", "products", "transposed_product"):
+        for name in ("residuals", "jacobian_of_each_row", "products", "transposed_products"):
             function = getattr(self.terms, name)
             compiled_function = compiled(function, objective.is_eager, exact=True, jit_compile=objective.asks_for_xla)
             setattr(self, name, compiled_function)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from kormos_opt.objective.bound_objective import BoundObjective
     from kormos_opt.objective.residual_terms import TracedResiduals
 
-_GRADIENTS_AT_ONCE = 128  # fewer of them pay for more calls; measured on 10,000 rows and 201 weights
+_ENTRIES_AT_ONCE = 2**23  # of the Jacobian, of which TensorFlow holds some copies
 _COPIES = 4  # of the Jacobian that a solver makes
 
 
@@ -44,8 +44,9 @@ class Residuals:
         self._traced = traced
         self.parameters = self._objective.parameters
         state = self._objective.state
-        state = self._objective.state
-        self._may_cut = not (state.seeds or state.moving_statistics or isinstance(bound.data, BatchList))
+        self._goes_row_by_row = not (
+            self._objective.is_eager or state.seeds or state.moving_statistics or isinstance(bound.data, BatchList)
+        )
         self._counts = None
 
     def values(self, x: np.ndarray) -> np.ndarray:
@@ -54,12 +55,12 @@ class Residuals:
         Raises:
             ValueError: The first time, if the loss is no sum of squares.
         """
-        parts = list(self._each_chunk(x, self._objective.rows_per_chunk, self._traced.residuals))
+        parts = list(self._each_chunk(x, self._chunks(), self._traced.residuals))
         values = np.concatenate(parts)
         if self._counts is None:
             self._check(x, values)
             self._counts = [part.size for part in parts]
-            self._may_cut &= self._traced.terms.squares.is_by_row
+            self._goes_row_by_row &= self._traced.terms.squares.is_by_row and self._adds_up(x, values)
         return values
 
     def jacobian(self, x: np.ndarray) -> np.ndarray:
@@ -74,16 +75,10 @@ class Residuals:
                 f"Expected a Jacobian that fits into memory {_COPIES} times. Received: {m} residuals and {n} weights, "
                 f'{8 * m * n / 2**30:.1f} GiB. Take jacobian="products", or L-BFGS.'
             )
-        rows = min(self._objective.rows_per_chunk, all_rows)
-        if self._may_cut:
-            rows = max(min(rows, int(_GRADIENTS_AT_ONCE * all_rows / m)), 1)
-        if n <= 2 * rows * m / all_rows:
+        rows_at_once = 1 if self._goes_row_by_row else min(self._objective.rows_per_chunk, all_rows)
+        if n <= 2 * rows_at_once * m / all_rows:
             return self._by_columns(x, m, n)
-        jacobian, done = np.empty((m, n)), 0
-        for part in self._each_chunk(x, rows, self._traced.jacobian_by_rows):
-            jacobian[done : done + len(part)] = part
-            done += len(part)
-        return jacobian
+        return self._row_by_row(x, m, n) if self._goes_row_by_row else self._by_rows(x)
 
     def product(self, x: np.ndarray, p: np.ndarray) -> np.ndarray:
         """The Jacobian times `p` of shape `(n,)`."""
@@ -97,9 +92,9 @@ class Residuals:
         pieces = iter([np.append(piece, once if i == 0 else 0 * once) for i, piece in enumerate(pieces)])
 
         def of_chunk(*chunk):
-            return self._traced.transposed_product(*chunk, tf.constant(next(pieces)))
+            return self._traced.transposed_products(*chunk, tf.constant(next(pieces)[None]))[0]
 
-        return np.sum(list(self._each_chunk(x, self._objective.rows_per_chunk, of_chunk, repeats=True)), axis=0)
+        return np.sum(list(self._each_chunk(x, self._chunks(), of_chunk, repeats=True)), axis=0)
 
     def _counts_at(self, x):
         """How many residuals every chunk has. A solver that goes on in another fit need not ask for values first."""
@@ -122,15 +117,50 @@ class Residuals:
             jacobian[:, start:end] = self._products(x, tf.constant(vectors))[: end - start].T
         return jacobian
 
+    def _by_rows(self, x):
+        """Chunk by chunk."""
+        *counts, last = self._counts
+        counts = iter([*(count + self._once for count in counts), last])
+
+        def of_chunk(*chunk):
+            return self._rows_of_chunk(chunk, 0, next(counts))
+
+        return np.concatenate(list(self._each_chunk(x, self._chunks(), of_chunk)))
+
+    def _row_by_row(self, x, m, n):
+        """Every row of data by itself, as many at a time as fit; then what every chunk repeats."""
+        data = self._bound.data
+        of_a_row = (m - self._once) // data.rows
+        rows = int(np.clip(_ENTRIES_AT_ONCE // (of_a_row * n), 1, min(self._objective.rows_per_chunk, data.rows)))
+
+        def repeated(*chunk):
+            return self._rows_of_chunk(chunk, of_a_row, of_a_row + self._once)
+
+        jacobian, done = np.empty((m, n)), 0
+        for part in self._each_chunk(x, self._chunks(rows), self._traced.jacobian_of_each_row, repeats=True):
+            jacobian[done : done + len(part)] = part
+            done += len(part)
+        if self._once:
+            (jacobian[done:],) = self._each_chunk(x, [rows_between(data.data, 0, 1)], repeated, repeats=True)
+        return jacobian
+
+    def _rows_of_chunk(self, chunk, first, count):
+        """Rows `first` to `count` of the Jacobian of a chunk that has `count` residuals: blocks of as many as fit."""
+        block = min(self._objective.vectors_per_block, count - first)
+        units = np.pad(np.eye(count)[first:], ((0, -(count - first) % block), (0, 0)))
+        blocks = np.split(units, len(units) // block)
+        parts = [self._traced.transposed_products(*chunk, tf.constant(part)) for part in blocks]
+        return tf.concat(parts, axis=0)[: count - first]
+
     def _products(self, x, p):
         """The Jacobian times every row of `p`, of shape `(k, m)`."""
 
         def of_chunk(*chunk):
             return tf.transpose(self._traced.products(*chunk, p))
 
-        return np.concatenate(list(self._each_chunk(x, self._objective.rows_per_chunk, of_chunk))).T
+        return np.concatenate(list(self._each_chunk(x, self._chunks(), of_chunk))).T
 
-    def _each_chunk(self, x, rows, function, repeats=False):
+    def _each_chunk(self, x, chunks, function, repeats=False):
         """What `function` makes of every chunk at x, along whose first axis are the residuals. What every chunk repeats
         is that of the last one, unless `repeats`. The model's state is then what it was."""
         state, point = self._objective.state, tf.constant(x)
@@ -138,7 +168,7 @@ class Residuals:
         self.parameters.assign(point)
         part = None
         try:
-            for chunk in self._chunks(rows):
+            for chunk in chunks:
                 if part is not None:
                     yield part if repeats else part[: len(part) - self._once]
                 part = function(point, chunk, self._bound.rows, self._bound.loss_denominators).numpy()
@@ -146,11 +176,28 @@ class Residuals:
         finally:
             state.restore(before)
 
-    def _chunks(self, rows):
+    def _chunks(self, rows=None):
+        """All rows, as many at a time as the objective takes, or `rows`."""
         data = self._bound.data
         if isinstance(data, BatchList):
             return data.batches
+        rows = rows or self._objective.rows_per_chunk
         return (rows_between(data.data, start, start + rows) for start in range(0, data.rows, rows))
+
+    def _adds_up(self, x, values):
+        """Whether the first row and the last have by themselves the residuals that they have among all rows."""
+        if not self._objective.terms.is_doubtful:
+            return True
+        data, of_a_row = self._bound.data, (values.size - self._once) // self._bound.data.rows
+        tolerance = np.sqrt(precision.resolution(self._objective.dtype))
+
+        def is_same(row):
+            chunk = rows_between(data.data, row, row + 1)
+            (alone,) = self._each_chunk(x, [chunk], self._traced.residuals)
+            among = values[row * of_a_row :][:of_a_row]
+            return np.allclose(alone[:of_a_row], among, rtol=tolerance, atol=tolerance * np.abs(values).max())
+
+        return is_same(0) and is_same(data.rows - 1)
 
     def _check(self, x, values):
         """Raises `ValueError` if the sum of squares is not f."""
