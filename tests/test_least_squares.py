@@ -11,7 +11,7 @@ import kormos_opt
 from kormos_opt.solvers.least_squares import minimize
 from kormos_opt.solvers.testing import drive_residuals
 from tests.helpers import flat_weights
-from tests.problems import Curve, compiled, linear, network, regression
+from tests.problems import Curve, compiled, linear, network, prepared, regression
 
 exp = tf.exp
 _BARD = [0.14, 0.18, 0.22, 0.25, 0.29, 0.32, 0.35, 0.39, 0.37, 0.58, 0.73, 0.96, 1.34, 2.10, 4.39]
@@ -305,6 +305,62 @@ def test_what_is_no_square_is_named(loss, regularizer, words):
     with pytest.raises(ValueError, match=rf"Expected a loss that is a sum of squares.*{words}"):
         model.fit(X, Y, epochs=2, verbose=0)
     np.testing.assert_array_equal(flat_weights(model), before)
+
+
+def _sequence_to_one():
+    return [layers.Reshape((X.shape[1], 1)), layers.LSTM(3), layers.Dense(1)]
+
+
+class Neighbours(keras.Model):
+    """A loss that looks at the row beside: it must not be cut."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = network()
+
+    def call(self, x):
+        return self.inner(x)
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        return kormos_opt.mean_square(y_pred - keras.ops.roll(y_pred, 1, axis=0) + y)
+
+
+JACOBIANS = {  # a model, and the way that its Jacobian goes
+    "columns": (lambda: Curve(lambda x, b: b[0] * tf.exp(b[1] * x[:, :1]), [1.0, 0.3]), "_by_columns"),
+    "rows": (lambda: network(kernel_regularizer="l2", activity_regularizer="l2"), "_row_by_row"),
+    "two outputs": (lambda: keras.Sequential([layers.Dense(5, "tanh"), layers.Dense(2)]), "_row_by_row"),
+    "recurrent": (lambda: keras.Sequential(_sequence_to_one()), "_by_rows"),
+    "convolution": (
+        lambda: keras.Sequential([layers.Reshape((2, 2, 1)), layers.Conv2D(5, 2, activation="tanh"), layers.Flatten()]),
+        "_row_by_row",
+    ),
+    "statistics of the chunk": (
+        lambda: keras.Sequential([layers.Dense(130), layers.BatchNormalization(), layers.Dense(1)]),
+        "_by_rows",
+    ),
+    "neighbours": (Neighbours, "_by_columns"),
+}
+
+
+@pytest.mark.parametrize("name", JACOBIANS)
+def test_jacobian_is_that_of_finite_differences(name, float64, monkeypatch):
+    make, way = JACOBIANS[name]
+    keras.utils.set_random_seed(0)
+    bound = prepared(compiled(make(), kormos_opt.LevenbergMarquardt()), X[:20], Y[:20])
+    residuals, gone = bound.objective.residuals_of(bound), []
+    x = residuals.parameters.ravel() + 0.1
+    stock = getattr(residuals, way)
+    monkeypatch.setattr(residuals, way, lambda *arguments: gone.append(way) or stock(*arguments))
+    monkeypatch.setattr("kormos_opt.objective.residuals._ENTRIES_AT_ONCE", 7 * 2 * x.size)
+    jacobian = residuals.jacobian(x)
+    assert gone == [way]
+    direction = np.random.default_rng(0).normal(size=x.size)
+    h = 1e-6
+    expected = (residuals.values(x + h * direction) - residuals.values(x - h * direction)) / (2 * h)
+    np.testing.assert_allclose(jacobian @ direction, expected, rtol=1e-6, atol=1e-8)
+    np.testing.assert_allclose(residuals.product(x, direction), expected, rtol=1e-6, atol=1e-8)
+    rows = np.random.default_rng(1).normal(size=len(jacobian))
+    np.testing.assert_allclose(residuals.transposed_product(x, rows), rows @ jacobian, rtol=1e-10, atol=1e-12)
 
 
 def test_a_loss_of_your_own_is_heard(float64):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING
 
 import keras
@@ -51,6 +52,7 @@ class _Fits:
         estimate, x = table.estimates[place], table.estimates.copy()
         reach = quantile * table.standard_errors[place]
 
+        @functools.cache  # a second fit at one distance can end on the other side of the quantile, by rounding
         def beyond(distance):
             """How far the test statistic at this distance is above its quantile."""
             if distance == 0:

@@ -77,11 +77,16 @@ def rows_that_fit(graph: tf.Graph | None, size: float = _CHUNK_BYTES) -> int:
 def vectors_that_fit(graph: tf.Graph | None, rows: int, size: int) -> int:
     """Vectors to multiply the Hessian with at once, of `size` that there may be, on `rows` rows.
 
-    `tf.vectorized_map` cannot look inside the loops of an RNN. The same on all workers, whatever their memory.
+    The same on all workers, whatever their memory.
     """
-    if graph is None or any("While" in operation.type for operation in graph.get_operations()):
+    if graph is None or has_loops(graph):
         return 1
     return int(np.clip(_BLOCK_BYTES // max(_bytes_per_row(graph) * rows, 1), 1, size))
+
+
+def has_loops(graph: tf.Graph) -> bool:
+    """Whether there are loops, as those of recurrent layers, which `tf.vectorized_map` cannot look inside."""
+    return any("While" in operation.type for operation in graph.get_operations())
 
 
 def _bytes_per_row(graph):

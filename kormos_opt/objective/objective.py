@@ -75,6 +75,7 @@ class Objective:
         state: What a pass moves in the model.
         outside: What f depends on beside the weights.
         rows_done: A counter of the rows that passes have gone through, for a sign of life from within a pass.
+        may_vectorize: Whether `tf.vectorized_map` can run the train step.
         traces: What others have traced over it, by keys of theirs. It lives as long as the objective.
     """
 
@@ -88,6 +89,7 @@ class Objective:
         self.traces = {}
         self.is_eager = model.run_eagerly
         self.asks_for_xla = bool(model.jit_compile) and not model.run_eagerly
+        self.may_vectorize = graph is not None and not chunk_size.has_loops(graph)
         self.parameters = terms.parameters
         self.state = state
         self.outside = OutsideVariables(self.parameters, state, graph)

@@ -40,8 +40,10 @@ class ResidualTerms:
         return residuals
 
     def jacobian_of_each_row(self, x, chunk, total_rows, loss_denominators):
-        """Of shape `(m, n)`, where all residuals belong to a row each, but without those that every chunk repeats: every
-        row runs the train step by itself, all rows at once."""
+        """Of shape `(m, n)`, where all residuals belong to a row each, but without those that every chunk repeats.
+
+        Every row runs the train step by itself, all rows at once.
+        """
 
         def of_row(i):
             residuals, tape, pieces = self._heard(x, row_of(chunk, i), total_rows, loss_denominators)

@@ -43,10 +43,9 @@ class Residuals:
             )
         self._traced = traced
         self.parameters = self._objective.parameters
-        state = self._objective.state
-        self._goes_row_by_row = not (
-            self._objective.is_eager or state.seeds or state.moving_statistics or isinstance(bound.data, BatchList)
-        )
+        objective = self._objective
+        depends_on_cut = objective.outside.is_random or objective.state.moving_statistics
+        self._goes_row_by_row = objective.may_vectorize and not (depends_on_cut or isinstance(bound.data, BatchList))
         self._counts = None
 
     def values(self, x: np.ndarray) -> np.ndarray:
