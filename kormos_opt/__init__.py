@@ -31,12 +31,13 @@ if keras.backend.backend() != "tensorflow":
         'Set os.environ["KERAS_BACKEND"] = "tensorflow" before the first import of keras.'
     )
 
-from kormos_opt import callbacks, models, optimizers, solvers
+from kormos_opt import callbacks, models, optimizers, solvers, until
 from kormos_opt.inference.intervals import confint, covariance, predict_interval
 from kormos_opt.inference.names import weight_names
 from kormos_opt.inference.summary import Summary, summary
 from kormos_opt.keras_internals import hook, xla_gradients
 from kormos_opt.objective.squares import mean_square
+from kormos_opt.optimizers.chain import Chain
 from kormos_opt.optimizers.lbfgs import LBFGS
 from kormos_opt.optimizers.least_squares import LevenbergMarquardt
 from kormos_opt.optimizers.methods import (
@@ -69,6 +70,7 @@ __all__ = [
     "SLSQP",
     "SSBFGS",
     "TNC",
+    "Chain",
     "Dogleg",
     "LevenbergMarquardt",
     "NelderMead",
@@ -91,6 +93,7 @@ __all__ = [
     "predict_interval",
     "solvers",
     "summary",
+    "until",
     "weight_names",
 ]
 

@@ -26,7 +26,8 @@ from keras.src.trainers.data_adapters import array_slicing
 from keras.src.trainers.trainer import Trainer
 from keras.src.utils import io_utils
 
-from kormos_opt.keras_internals.model import build, layers
+from kormos_opt.keras_internals import chained_fit, fit_callbacks
+from kormos_opt.keras_internals.model import at_work, build, innermost, is_chain, layers
 from kormos_opt.keras_internals.tracing import replaced
 from kormos_opt.keras_internals.version import check_version
 
@@ -47,10 +48,10 @@ def install(find: Callable, names: dict[str, type]) -> None:
         return
     check_version(keras.__version__)
     TensorFlowTrainer.make_train_function = _dispatching(TensorFlowTrainer.make_train_function, _make_train_function)
-    TensorFlowTrainer.fit = _dispatching(TensorFlowTrainer.fit, _fit)
+    TensorFlowTrainer.fit = _dispatching(TensorFlowTrainer.fit, _fit, innermost)
     TensorFlowTrainer.make_test_function = _dispatching(TensorFlowTrainer.make_test_function, _make_test_function)
     TensorFlowTrainer._maybe_symbolic_build = _dispatching(TensorFlowTrainer._maybe_symbolic_build, _symbolic_build)
-    TensorFlowTrainer.__reduce__ = _dispatching(KerasSaveable.__reduce__, _reduce)
+    TensorFlowTrainer.__reduce__ = _dispatching(KerasSaveable.__reduce__, _reduce, innermost)
     Trainer.compile = _with_our_names(find, Trainer.compile)  # where `load_model` looks for it
 
 
@@ -69,10 +70,10 @@ def _with_our_names(find, stock):
     return compile
 
 
-def _dispatching(stock, ours):
+def _dispatching(stock, ours, find_optimizer=at_work):
     @functools.wraps(stock)
     def method(model, *args, **kwargs):
-        if model.compiled and hasattr(_innermost(model.optimizer), "make_train_function"):
+        if model.compiled and hasattr(find_optimizer(model.optimizer), "make_train_function"):
             return ours(stock, model, *args, **kwargs)
         return stock(model, *args, **kwargs)
 
@@ -89,103 +90,57 @@ def _unpickle(make, arguments):
     return make(*arguments)
 
 
-def _innermost(optimizer):
-    """The optimizer itself, or the one that Keras wrapped for `mixed_float16`."""
-    return getattr(optimizer, "inner_optimizer", optimizer)
-
-
 def _make_train_function(stock, model, force=False):
     if force and getattr(model.train_function, "is_fitting", False):
         model.train_function.renew()
     elif model.train_function is None or force:
-        if model.optimizer is not _innermost(model.optimizer):
-            raise ValueError(
-                "Expected a model without loss scaling: the solver needs the loss itself. Received: dtype policy "
-                f"{model.dtype_policy.name!r}, for which compile() wrapped the optimizer in a LossScaleOptimizer. "
-                'Use "mixed_bfloat16" or "float32", or compile(..., auto_scale_loss=False).'
-            )
+        _refuse_loss_scaling(model)
         model.train_function = model.optimizer.make_train_function(model)
+
+
+def _refuse_loss_scaling(model):
+    if model.optimizer is not innermost(model.optimizer):
+        raise ValueError(
+            "Expected a model without loss scaling: the solver needs the loss itself. Received: dtype policy "
+            f"{model.dtype_policy.name!r}, for which compile() wrapped the optimizer in a LossScaleOptimizer. "
+            'Use "mixed_bfloat16" or "float32", or compile(..., auto_scale_loss=False).'
+        )
 
 
 def _fit(stock, model, *args, **kwargs):
     call = inspect.signature(stock).bind(model, *args, **kwargs)
     call.apply_defaults()
     arguments = call.arguments
-    _refuse_learning_rate_callbacks(arguments["callbacks"])
+    del arguments["self"]
+    _refuse_loss_scaling(model)
     _split_validation(arguments)
     _remember_what_files_leave_out()
-    model.make_train_function()
-    train_function = model.train_function
-    arguments["validation_batch_size"] = arguments["validation_batch_size"] or arguments["batch_size"]
-    full_batch = train_function.collect(**{name: arguments.pop(name) for name in _DATA_ARGUMENTS})
-    steps = model.steps_per_execution * full_batch.steps
-    callbacks = _callback_list(model, steps, **arguments)
-    arguments["callbacks"] = callbacks
-    call = inspect.signature(stock).bind(x=_empty_batches(model), steps_per_epoch=steps, shuffle=False, **arguments)
-    epochs = arguments["epochs"] - arguments["initial_epoch"]
-    with (
-        _for_epochs_with_a_row(callbacks, train_function),
-        contextlib.nullcontext() if train_function.writes_files else _without_files(callbacks),
-        train_function.fitting(full_batch, epochs, _row_shower(callbacks)),
-    ):
-        history = stock(*call.args, **call.kwargs)
-    for message in train_function.messages():
-        if arguments["verbose"]:
+    if is_chain(model.optimizer):
+        return chained_fit.fit(stock, _fit_full_batch, model, arguments)
+    fit_callbacks.refuse_learning_rate_callbacks(arguments["callbacks"])
+    history = _fit_full_batch(stock, model, arguments, fit_callbacks.callback_list)
+    if arguments["verbose"]:
+        for message in model.train_function.messages():
             io_utils.print_msg(message)
     return history
 
 
-def _callback_list(model, steps, callbacks, verbose, epochs, **_):
-    """The callbacks as `fit` itself would put them together."""
-    if isinstance(callbacks, keras.callbacks.CallbackList):
-        return callbacks
-    return keras.callbacks.CallbackList(
-        callbacks,
-        add_history=True,
-        add_progbar=verbose != 0,
-        verbose=verbose,
-        epochs=epochs,
-        steps=steps,
-        model=model,
-    )
-
-
-@contextlib.contextmanager
-def _for_epochs_with_a_row(callbacks, train_function):
-    """Inside, callbacks do not hear of the end of an epoch in which the solver has ended without an iterate.
-
-    History, CSVLogger, EarlyStopping and checkpoints would all take the row before for a new one.
-    """
-    stock = callbacks.on_epoch_end
-
-    def on_epoch_end(epoch, logs=None):
-        if not train_function.has_no_row:
-            stock(epoch, logs)
-            return
-        for callback in callbacks.callbacks:
-            if isinstance(callback, keras.callbacks.ProgbarLogger):
-                callback.on_epoch_end(epoch, logs)
-
-    callbacks.on_epoch_end = on_epoch_end
-    try:
-        yield
-    finally:
-        del callbacks.on_epoch_end
-
-
-def _row_shower(callbacks):
-    """Shows the rows of an epoch so far in the progress bar, if there is one; else `None`."""
-    for logger in callbacks.callbacks:
-        if isinstance(logger, keras.callbacks.ProgbarLogger) and logger.verbose == 1:
-            return functools.partial(_show_rows, logger)
-    return None
-
-
-def _show_rows(logger, rows):
-    if logger.progbar is not None:
-        if logger.progbar.stateful_metrics is not None:
-            logger.progbar.stateful_metrics.add("rows")
-        logger.progbar.update(logger.seen, [("rows", rows)], finalize=False)
+def _fit_full_batch(stock, model, arguments, callback_list):
+    """An epoch of the stock loop is an iteration of a solver."""
+    model.make_train_function()
+    arguments, train_function = dict(arguments), model.train_function
+    arguments["validation_batch_size"] = arguments["validation_batch_size"] or arguments["batch_size"]
+    full_batch = train_function.collect(**{name: arguments.pop(name) for name in _DATA_ARGUMENTS})
+    steps = model.steps_per_execution * full_batch.steps
+    callbacks = callback_list(model, steps, **arguments)
+    arguments["callbacks"] = callbacks
+    epochs = arguments["epochs"] - arguments["initial_epoch"]
+    with (
+        fit_callbacks.for_epochs_with_a_row(callbacks, train_function),
+        contextlib.nullcontext() if train_function.writes_files else fit_callbacks.without_files(callbacks),
+        train_function.fitting(full_batch, epochs, fit_callbacks.row_shower(callbacks)),
+    ):
+        return stock(model, x=_empty_batches(model), steps_per_epoch=steps, shuffle=False, **arguments)
 
 
 _DATA_ARGUMENTS = ("x", "y", "sample_weight", "class_weight", "batch_size", "steps_per_epoch", "shuffle")
@@ -243,45 +198,11 @@ def _mean_over_replicas(stock, values, strategy, reduction):
     return keras.tree.map_structure(lambda value: strategy.reduce("MEAN", value, axis=None), values)
 
 
-def _refuse_learning_rate_callbacks(callbacks):
-    for callback in keras.tree.flatten(getattr(callbacks, "callbacks", callbacks)):
-        if isinstance(callback, (keras.callbacks.LearningRateScheduler, keras.callbacks.ReduceLROnPlateau)):
-            raise ValueError(
-                "Expected callbacks that leave the learning rate alone: a line search chooses every step length. "
-                f"Received: callbacks with a {type(callback).__name__}. Remove it."
-            )
-
-
 def _remember_what_files_leave_out():
     """Works around a leak in Keras: without this, every save makes an optimizer whose variable names TensorFlow never
     frees, 70 KB each."""
     skipset = saving_lib.get_attr_skipset("Optimizer")
     global_state.set_global_attribute("saving_attr_skiplist_Optimizer", skipset)
-
-
-@contextlib.contextmanager
-def _without_files(callbacks):
-    """Inside, callbacks write no files: those of all workers but the first would write to the same places."""
-    usual = callbacks.callbacks
-    writers = [
-        callback
-        for callback in usual
-        if isinstance(callback, (keras.callbacks.ModelCheckpoint, keras.callbacks.BackupAndRestore))
-    ]
-    before = [(callback, getattr(callback, "delete_checkpoint", None)) for callback in writers]
-    for callback in writers:
-        callback._save_model = lambda *arguments, **keywords: None
-        callback.delete_checkpoint = False
-    loggers = keras.callbacks.CSVLogger, keras.callbacks.TensorBoard
-    callbacks.callbacks = [callback for callback in usual if not isinstance(callback, loggers)]
-    try:
-        yield
-    finally:
-        callbacks.callbacks = usual
-        for callback, delete_checkpoint in before:
-            del callback._save_model, callback.delete_checkpoint
-            if delete_checkpoint is not None:
-                callback.delete_checkpoint = delete_checkpoint
 
 
 def _split_validation(arguments):

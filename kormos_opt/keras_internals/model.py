@@ -42,6 +42,22 @@ def compiled_with(model: keras.Model, optimizer):
         model.optimizer = usual
 
 
+def innermost(optimizer):
+    """The optimizer itself, or the one that Keras wrapped for `mixed_float16`."""
+    return getattr(optimizer, "inner_optimizer", optimizer)
+
+
+def is_chain(optimizer) -> bool:
+    """Whether this is a `kormos_opt.Chain`."""
+    return hasattr(optimizer, "train_functions")
+
+
+def at_work(optimizer):
+    """The optimizer itself, of a chain the one that is at work."""
+    optimizer = innermost(optimizer)
+    return optimizer.current() if is_chain(optimizer) else optimizer
+
+
 def layers(model: keras.Model) -> list[keras.Layer]:
     """The model and all layers inside it, at any depth."""
     return list(model._flatten_layers())

@@ -171,6 +171,11 @@ class TrainFunction:
         self._objective = None
         self._session.renew()
 
+    def end(self) -> None:
+        """The solver shall not go on: the epochs of its stage are over."""
+        self._progress.end_stage(self._progress.run.interrupted("the epochs of this stage are over"))
+        self._optimizer.record(self._progress.result)
+
     def close(self) -> None:
         """Ends the solver and frees what it holds."""
         self._progress.close()

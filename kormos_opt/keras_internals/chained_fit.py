@@ -1,0 +1,200 @@
+"""`Model.fit` with a `Chain`: a fit of Keras for every stage, over one list of callbacks that hears of one fit.
+
+The chain stays the optimizer that the model is compiled with, so that files hold all of it; the train step reaches the
+optimizer that is at work through it.
+"""
+
+import contextlib
+import logging
+import math
+from collections.abc import Callable
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras.src.utils import io_utils
+
+from kormos_opt.keras_internals.fit_callbacks import LEARNING_RATE, refuse_learning_rate_callbacks
+
+_log = logging.getLogger("kormos_opt")
+
+
+def fit(stock: Callable, fit_full_batch: Callable, model: keras.Model, arguments: dict) -> keras.callbacks.History:
+    """All stages that the epochs of the fit allow.
+
+    Args:
+        stock: Keras's `fit`, for the optimizers of Keras.
+        fit_full_batch: The one for ours, called as `fit_full_batch(stock, model, arguments, callback_list)`.
+        model: A model that is compiled with a `Chain`.
+        arguments: Those of `fit`, all of them.
+    """
+    chain = model.optimizer
+    if all(hasattr(optimizer, "make_train_function") for optimizer in chain.chained):
+        refuse_learning_rate_callbacks(arguments["callbacks"])
+    if model.train_function is None:  # compiled anew
+        chain.train_functions().clear()
+    chain.begin()
+    usual = model._initial_epoch
+    callbacks = _OneFit(model, **arguments)
+    try:
+        goes_on = True
+        while goes_on:
+            before = callbacks.epoch, chain.standing().stage
+            _fit_stage(stock, fit_full_batch, model, {**arguments, "initial_epoch": callbacks.epoch}, callbacks)
+            has_moved = before != (callbacks.epoch, chain.standing().stage)
+            goes_on = has_moved and not callbacks.is_over
+    finally:
+        model._initial_epoch = usual
+    callbacks.end()
+    return model.history
+
+
+def _fit_stage(stock, fit_full_batch, model, arguments, callbacks):
+    chain = model.optimizer
+    stage = chain.standing().stage
+    model.train_function = chain.train_functions().get(stage)
+    model._initial_epoch = callbacks.epoch or None  # a fit that takes its first epoch from a file leaves it here
+    if chain.is_stochastic():
+        callbacks.begin_stage(hears_learning_rate=True)
+        callbacks.set_steps(_steps(**arguments))
+        with callbacks.keeping_finite_weights():
+            stock(model, **{**arguments, "callbacks": callbacks})
+    else:
+        callbacks.begin_stage(hears_learning_rate=False)
+        fit_full_batch(stock, model, arguments, callbacks.with_steps)
+        if callbacks.has_worked and model.train_function.has_ended:
+            chain.end_stage()
+        if arguments["verbose"]:
+            for message in model.train_function.messages():
+                io_utils.print_msg(f"Stage {stage} ({chain.current().name}): {message}")
+    if chain.standing().stage == stage:  # no file has brought another one
+        chain.train_functions()[stage] = model.train_function
+        chain.advance()
+
+
+def _steps(x, batch_size, steps_per_epoch, **_):
+    """The batches of an epoch of Keras's own `fit`, for its progress bar; `None` where nobody knows."""
+    if steps_per_epoch is not None:
+        return steps_per_epoch
+    if isinstance(x, keras.utils.PyDataset):
+        return x.num_batches
+    if isinstance(x, tf.data.Dataset):
+        batches = int(x.cardinality())
+        return batches if batches >= 0 else None
+    shapes = [np.shape(leaf) for leaf in keras.tree.flatten(x) if hasattr(leaf, "shape")]
+    return math.ceil(shapes[0][0] / (batch_size or 32)) if shapes and shapes[0] else None
+
+
+class _OneFit(keras.callbacks.CallbackList):
+    """The callbacks of a fit of several stages, which hear of one.
+
+    Args:
+        model: The model.
+        callbacks: Those that were given.
+        verbose: As in `fit`, like the following.
+        epochs: As there.
+        initial_epoch: As there.
+
+    Attributes:
+        epoch: The next epoch.
+        has_worked: Whether the stage has had an epoch in this fit.
+    """
+
+    def __init__(self, model, callbacks, verbose, epochs, initial_epoch, **_):
+        callbacks = getattr(callbacks, "callbacks", callbacks)
+        shown = {"add_history": True, "add_progbar": verbose != 0}
+        super().__init__(callbacks, model=model, verbose=verbose, epochs=epochs, steps=None, **shown)
+        self.epoch = initial_epoch
+        self.has_worked = False
+        self._all = self.callbacks
+        self._has_begun = self._is_stopped = False
+        self._logs = self._weights = None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether there are no more epochs, a callback has stopped the fit, or the last stage has ended."""
+        is_last = self.epoch >= self.params["epochs"]
+        return is_last or self._is_stopped or self.model.optimizer.standing().is_over
+
+    def begin_stage(self, hears_learning_rate: bool) -> None:
+        """A stage begins or goes on.
+
+        Args:
+            hears_learning_rate: Whether the callbacks that set the learning rate take part.
+        """
+        self.has_worked = False
+        self.callbacks = [each for each in self._all if hears_learning_rate or not isinstance(each, LEARNING_RATE)]
+
+    def with_steps(self, model, steps, **_):
+        """This list, for a fit whose epochs have so many batches."""
+        self.set_steps(steps)
+        return self
+
+    def set_steps(self, steps: int | None) -> None:
+        """Tells all callbacks how many batches an epoch has."""
+        self.set_params({**self.params, "steps": steps})
+
+    def on_train_begin(self, logs=None):
+        if self._has_begun:
+            return
+        self._has_begun = True
+        chain, model = self.model.optimizer, self.model
+        before = chain.standing().stage
+        self.callbacks, taking_part = self._all, self.callbacks
+        super().on_train_begin(logs)
+        self.callbacks = taking_part
+        if chain.standing().stage != before or chain.standing().is_over:  # a callback has loaded a file
+            self.epoch = model._initial_epoch or self.epoch
+            model._initial_epoch = self.params["epochs"]
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.has_worked = True
+        super().on_epoch_begin(epoch, logs)
+
+    def on_epoch_end(self, epoch, logs=None):
+        model, chain = self.model, self.model.optimizer
+        has_ended = not chain.is_stochastic() and model.train_function.has_ended
+        is_asked_to_stop = model.stop_training and not has_ended
+        logs = chain.count_epoch(logs, has_ended)
+        if self.callbacks is not self._all and len(self.callbacks) < len(self._all):
+            logs.setdefault("learning_rate", np.nan)
+        if chain.stage_is_over() and not has_ended and not chain.is_stochastic():
+            model.train_function.end()
+        if chain.is_stochastic():
+            self._keep_weights()
+        model.stop_training = is_asked_to_stop
+        super().on_epoch_end(epoch, logs)
+        self.epoch, self._is_stopped = epoch + 1, model.stop_training
+        model.stop_training |= chain.stage_is_over()
+
+    def on_train_end(self, logs=None):
+        self._logs = logs or self._logs
+
+    def end(self) -> None:
+        """The last stage of this fit is over."""
+        self.callbacks = self._all
+        super().on_train_end(self._logs)
+
+    @contextlib.contextmanager
+    def keeping_finite_weights(self):
+        """Inside, mini-batches may lead to NaN: afterwards the weights are those of the last epoch without."""
+        self._weights = None
+        if self.model.built:
+            self._keep_weights()
+        yield
+        if self._weights is not None and not _are_finite(self.model.get_weights()):
+            self.model.set_weights(self._weights)
+            _log.warning(
+                "Mini-batches have led to weights that are not finite: the model has those of the last epoch without "
+                "again. Lower the learning rate or clip the gradients of %s.",
+                self.model.optimizer.current().name,
+            )
+
+    def _keep_weights(self):
+        weights = self.model.get_weights()
+        if _are_finite(weights):
+            self._weights = weights
+
+
+def _are_finite(weights):
+    return all(np.isfinite(weight).all() for weight in weights if weight.dtype.kind == "f")

@@ -1,0 +1,95 @@
+"""The callbacks of a fit with one of our optimizers: which there are, and what they hear."""
+
+import contextlib
+import functools
+
+import keras
+
+LEARNING_RATE = keras.callbacks.LearningRateScheduler, keras.callbacks.ReduceLROnPlateau
+
+
+def callback_list(model, steps, callbacks, verbose, epochs, **_):
+    """The callbacks as `fit` itself would put them together."""
+    if isinstance(callbacks, keras.callbacks.CallbackList):
+        return callbacks
+    return keras.callbacks.CallbackList(
+        callbacks,
+        add_history=True,
+        add_progbar=verbose != 0,
+        verbose=verbose,
+        epochs=epochs,
+        steps=steps,
+        model=model,
+    )
+
+
+@contextlib.contextmanager
+def for_epochs_with_a_row(callbacks, train_function):
+    """Inside, callbacks do not hear of the end of an epoch in which the solver has ended without an iterate.
+
+    History, CSVLogger, EarlyStopping and checkpoints would all take the row before for a new one.
+    """
+    stock = callbacks.on_epoch_end
+
+    def on_epoch_end(epoch, logs=None):
+        if not train_function.has_no_row:
+            stock(epoch, logs)
+            return
+        for callback in callbacks.callbacks:
+            if isinstance(callback, keras.callbacks.ProgbarLogger):
+                callback.on_epoch_end(epoch, logs)
+
+    callbacks.on_epoch_end = on_epoch_end
+    try:
+        yield
+    finally:
+        del callbacks.on_epoch_end
+
+
+def row_shower(callbacks):
+    """Shows the rows of an epoch so far in the progress bar, if there is one; else `None`."""
+    for logger in callbacks.callbacks:
+        if isinstance(logger, keras.callbacks.ProgbarLogger) and logger.verbose == 1:
+            return functools.partial(_show_rows, logger)
+    return None
+
+
+def _show_rows(logger, rows):
+    if logger.progbar is not None:
+        if logger.progbar.stateful_metrics is not None:
+            logger.progbar.stateful_metrics.add("rows")
+        logger.progbar.update(logger.seen, [("rows", rows)], finalize=False)
+
+
+def refuse_learning_rate_callbacks(callbacks):
+    for callback in keras.tree.flatten(getattr(callbacks, "callbacks", callbacks)):
+        if isinstance(callback, LEARNING_RATE):
+            raise ValueError(
+                "Expected callbacks that leave the learning rate alone: a line search chooses every step length. "
+                f"Received: callbacks with a {type(callback).__name__}. Remove it."
+            )
+
+
+@contextlib.contextmanager
+def without_files(callbacks):
+    """Inside, callbacks write no files: those of all workers but the first would write to the same places."""
+    usual = callbacks.callbacks
+    writers = [
+        callback
+        for callback in usual
+        if isinstance(callback, (keras.callbacks.ModelCheckpoint, keras.callbacks.BackupAndRestore))
+    ]
+    before = [(callback, getattr(callback, "delete_checkpoint", None)) for callback in writers]
+    for callback in writers:
+        callback._save_model = lambda *arguments, **keywords: None
+        callback.delete_checkpoint = False
+    loggers = keras.callbacks.CSVLogger, keras.callbacks.TensorBoard
+    callbacks.callbacks = [callback for callback in usual if not isinstance(callback, loggers)]
+    try:
+        yield
+    finally:
+        callbacks.callbacks = usual
+        for callback, delete_checkpoint in before:
+            del callback._save_model, callback.delete_checkpoint
+            if delete_checkpoint is not None:
+                callback.delete_checkpoint = delete_checkpoint

@@ -1,0 +1,290 @@
+"""A chain of optimizers, Keras's and ours, in one fit: which of them is at work, and where it stands.
+
+`keras_internals/chained_fit.py` runs it.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+from scipy.optimize import OptimizeResult
+
+from kormos_opt.optimizers.batch_optimizer import BatchOptimizer
+from kormos_opt.stages.options import is_positive_integer
+
+_STANDING, _CONDITION = "chain_standing", "chain_condition"  # in files
+_Until = Callable[[Mapping[str, Any]], bool]
+
+
+class Standing(NamedTuple):
+    """Where a chain stands.
+
+    Attributes:
+        stage: The index of the optimizer that is at work.
+        epochs: How many epochs it has had.
+        passes: Passes over the data, in the stages before it and in it.
+        products: The same for Hessian-vector products.
+        passes_before: Passes over the data that its own count does not know of.
+        products_before: The same for products.
+        is_over: Whether the last stage has ended.
+    """
+
+    stage: int = 0
+    epochs: int = 0
+    passes: int = 0
+    products: int = 0
+    passes_before: int = 0
+    products_before: int = 0
+    is_over: bool = False
+
+    def counted(self, passes: int, products: int) -> "Standing":
+        """After another epoch of a solver, which counts by itself; from zero again if it has started afresh."""
+        before = self
+        if passes < self.passes - self.passes_before:
+            before = self._replace(passes_before=self.passes, products_before=self.products)
+        return before._replace(
+            epochs=self.epochs + 1, passes=before.passes_before + passes, products=before.products_before + products
+        )
+
+
+@keras.saving.register_keras_serializable("kormos_opt")
+class Chain(keras.optimizers.Optimizer):
+    """Several optimizers in one fit, one after the other: Keras's own and those of this package.
+
+    An optimizer of Keras does what it does in `fit`: mini-batches of `batch_size`, shuffled, dropout alive, its
+    learning rate scheduled. One of ours takes an iteration an epoch over all rows. All share one set of callbacks, one
+    file, and one History, whose column `stage` says which was at work and whose column `fg_evals` counts passes over
+    the data.
+
+    A stage is over when it has had its `epochs`, when its `until` says so, or when a solver ends by itself. When `fit`
+    ends before, the next one goes on where it was.
+
+    Args:
+        optimizers: The optimizers, or their names.
+        epochs: Epochs of each stage at most; `None` for a stage, or for all: no bound but that of `fit`. Defaults to
+            `None`.
+        until: A condition for each stage, called with the logs of every epoch, such as `kormos_opt.until.plateau()`;
+            `None` for a stage, or for all: none. Defaults to `None`.
+        name: Name of the optimizer. Defaults to `"chain"`.
+
+    Raises:
+        ValueError: For an optimizer of Keras that would never end and is not the last one, or for lists of another
+            length than `optimizers`.
+
+    Example:
+
+    >>> import keras, kormos_opt, numpy as np
+    >>> x = np.linspace(-1, 1, 200)[:, None]
+    >>> model = keras.Sequential([keras.layers.Dense(8, "tanh"), keras.layers.Dense(1)])
+    >>> chain = kormos_opt.Chain([keras.optimizers.Adam(0.01), kormos_opt.LBFGS()], epochs=[5, 20])
+    >>> model.compile(optimizer=chain, loss="mse")
+    >>> history = model.fit(x, np.sin(3 * x), epochs=25, verbose=0).history
+    >>> history["stage"][4:6], history["loss"][-1] < history["loss"][4]
+    ([0, 1], True)
+    """
+
+    def __init__(
+        self,
+        optimizers: Sequence[keras.optimizers.Optimizer | str],
+        epochs: Sequence[int | None] | None = None,
+        until: Sequence[_Until | None] | None = None,
+        name: str = "chain",
+    ):
+        if isinstance(optimizers, (str, keras.optimizers.Optimizer)) or not len(optimizers):
+            raise ValueError(f"Expected a list of optimizers. Received: optimizers={optimizers!r}.")
+        super().__init__(learning_rate=1.0, name=name)
+        self.chained = [_optimizer(each) for each in optimizers]
+        self._untracked = _Untracked()
+        self._untracked.epochs = _for_each_stage("epochs", epochs, len(self.chained))
+        self._untracked.until = _for_each_stage("until", until, len(self.chained))
+        self._check()
+
+    def _check(self):
+        for epochs in self._untracked.epochs:
+            if not (epochs is None or is_positive_integer(epochs)):
+                raise ValueError(f"Expected positive integers or None. Received: epochs={self._untracked.epochs!r}.")
+        for until in self._untracked.until:
+            if not (until is None or callable(until)):
+                raise ValueError(f"Expected functions of the logs or None. Received: until={self._untracked.until!r}.")
+        ends = zip(self.chained, self._untracked.epochs, self._untracked.until, strict=True)
+        for place, (optimizer, epochs, until) in enumerate(ends):
+            is_last = place == len(self.chained) - 1
+            if not is_last and epochs is None and until is None and not isinstance(optimizer, BatchOptimizer):
+                raise ValueError(
+                    f"Expected epochs= or until= for {optimizer.name!r}, which never ends by itself. Received: "
+                    f"epochs={self._untracked.epochs!r}, until={self._untracked.until!r}."
+                )
+
+    def current(self) -> keras.optimizers.Optimizer:
+        """The optimizer that is at work, or will be next."""
+        return self.chained[self._untracked.standing.stage]
+
+    def standing(self) -> Standing:
+        """Where the chain stands."""
+        return self._untracked.standing
+
+    def is_stochastic(self) -> bool:
+        """Whether the optimizer at work is one of Keras."""
+        return not isinstance(self.current(), BatchOptimizer)
+
+    def train_functions(self) -> dict:
+        """Those that `fit` has made, by stage, for the next fit."""
+        return self._untracked.train_functions
+
+    def begin(self) -> None:
+        """A fit begins: where the last one has ended, unless the last stage was over."""
+        if self._untracked.standing.is_over:
+            self._untracked.upcoming = Standing()
+            self.advance()
+
+    def count_epoch(self, logs: dict, has_ended: bool) -> dict:
+        """Takes an epoch of the stage, which may have been its last one: see `stage_is_over`.
+
+        Args:
+            logs: Its logs.
+            has_ended: Whether the solver has ended by itself.
+
+        Returns:
+            The logs with the columns of the chain.
+        """
+        before = self._untracked.standing
+        if self.is_stochastic():
+            standing = before._replace(epochs=before.epochs + 1, passes=before.passes + 1)
+        else:
+            standing = before.counted(int(logs["fg_evals"]), int(logs["hessp_evals"]))
+        self._untracked.standing = self._untracked.upcoming = standing
+        columns = {"fg_evals": standing.passes, "hessp_evals": standing.products, "stage": standing.stage}
+        logs = {"grad": np.nan, **logs, **columns}
+        until = self._untracked.until[standing.stage]
+        is_met = until is not None and bool(until(logs))
+        if has_ended or is_met or standing.epochs == self._untracked.epochs[standing.stage]:
+            self.end_stage()
+        return logs
+
+    def end_stage(self) -> None:
+        """The stage is over. Files say so from here on; it stays at work until `advance`."""
+        standing = self._untracked.standing
+        if standing.stage + 1 == len(self.chained):
+            self._untracked.upcoming = standing._replace(is_over=True)
+        else:
+            passes, products = standing.passes, standing.products
+            self._untracked.upcoming = Standing(standing.stage + 1, 0, passes, products, passes, products)
+
+    def stage_is_over(self) -> bool:
+        """Whether `advance` goes on to another stage, or to the end."""
+        return self._untracked.upcoming.is_over or self._untracked.upcoming.stage != self._untracked.standing.stage
+
+    def advance(self) -> None:
+        """Goes on to the next stage if this one is over."""
+        if self.stage_is_over() or self._untracked.standing.is_over:
+            self._untracked.standing = self._untracked.upcoming
+            until = self._untracked.until[self._untracked.standing.stage]
+            if hasattr(until, "reset"):
+                until.reset()
+
+    @property
+    def result(self) -> OptimizeResult | None:
+        """The result of the last solver that has worked, `None` before."""
+        results = [each.result for each in self.chained if isinstance(each, BatchOptimizer)]
+        return next((result for result in reversed(results) if result is not None), None)
+
+    @property
+    def iterations(self):
+        """Those of the optimizer at work."""
+        return self.current().iterations
+
+    @property
+    def learning_rate(self):
+        """That of the optimizer at work."""
+        return self.current().learning_rate
+
+    @learning_rate.setter
+    def learning_rate(self, learning_rate):
+        self.current().learning_rate = learning_rate
+
+    def build(self, variables):
+        """Makes the variables of all optimizers."""
+        if self.built:
+            return
+        super().build(variables)
+        for optimizer in self.chained:
+            if not optimizer.built:
+                optimizer.build(variables)
+
+    def make_train_function(self, model: keras.Model):
+        """That of the optimizer at work."""
+        return self.current().make_train_function(model)
+
+    def scale_loss(self, loss):
+        """As the optimizer at work does."""
+        return self.current().scale_loss(loss)
+
+    def apply(self, grads, trainable_variables=None):
+        """As the optimizer at work does."""
+        return self.current().apply(grads, trainable_variables)
+
+    def finalize_variable_values(self, var_list):
+        """As the optimizer at work does."""
+        self.current().finalize_variable_values(var_list)
+
+    def save_own_variables(self, store):
+        """As Keras does, and where the chain stands."""
+        super().save_own_variables(store)
+        upcoming = self._untracked.upcoming
+        store[_STANDING] = np.array(upcoming, "int64")
+        state = getattr(self._untracked.until[upcoming.stage], "state", None)
+        if state is not None and not self.stage_is_over():
+            store[_CONDITION] = np.asarray(state, "float64")
+
+    def load_own_variables(self, store):
+        """The inverse."""
+        names = set(store.keys())
+        if _STANDING in names:
+            *counts, is_over = (int(count) for count in np.array(store[_STANDING]))
+            self._untracked.standing = self._untracked.upcoming = Standing(*counts, bool(is_over))
+            if _CONDITION in names:
+                self._untracked.until[counts[0]].state = np.array(store[_CONDITION])
+        super().load_own_variables({name: store[name] for name in names - {_STANDING, _CONDITION}})
+
+    def get_config(self):
+        return {
+            "name": self.name,
+            "optimizers": [keras.saving.serialize_keras_object(each) for each in self.chained],
+            "epochs": self._untracked.epochs,
+            "until": [each and keras.saving.serialize_keras_object(each) for each in self._untracked.until],
+        }
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        """The inverse of `get_config`."""
+
+        def made(items):
+            return [
+                keras.saving.deserialize_keras_object(each, custom_objects) if isinstance(each, Mapping) else each
+                for each in items
+            ]
+
+        return cls(made(config["optimizers"]), config["epochs"], made(config["until"]), config["name"])
+
+
+def _optimizer(identifier):
+    optimizer = keras.optimizers.get(identifier.lower() if isinstance(identifier, str) else identifier)
+    if isinstance(optimizer, Chain):
+        raise ValueError("Expected optimizers that are no chains. Received: a Chain in a Chain. Put all in one list.")
+    return optimizer
+
+
+def _for_each_stage(name, values, count):
+    values = [None] * count if values is None else values
+    if isinstance(values, str) or not hasattr(values, "__len__") or len(values) != count:
+        raise ValueError(f"Expected a list with an item for each of {count} optimizers. Received: {name}={values!r}.")
+    return list(values)
+
+
+class _Untracked:
+    """Holds what neither Keras nor TensorFlow shall track: they would wrap and save it."""
+
+    def __init__(self):
+        self.standing = self.upcoming = Standing()
+        self.train_functions = {}
