@@ -51,19 +51,24 @@ class ResampleData(keras.callbacks.Callback):
         self.seed = seed
 
     def on_train_begin(self, logs=None):
-        if not hasattr(self.model.optimizer, "drawn_data"):
+        optimizer = self.model.optimizer
+        if not any(hasattr(each, "drawn_data") for each in getattr(optimizer, "chained", [optimizer])):
             raise ValueError(
                 "Expected a model that is compiled with an optimizer of kormos_opt. Received: "
                 f"optimizer={type(self.model.optimizer).__name__}. For Keras's own give fit a PyDataset that draws."
             )
-        self._is_first_epoch = True
+        self._begun = None
 
     def on_epoch_begin(self, epoch, logs=None):
         optimizer, train_function = self.model.optimizer, self.model.train_function
+        if hasattr(optimizer, "chained"):
+            optimizer = optimizer.current()
+            if not hasattr(optimizer, "drawn_data"):  # Keras's, whose batches come from fit
+                return
         count, arrays = optimizer.drawn_data
-        if self._is_first_epoch and arrays:
+        if self._begun is not train_function and arrays:
             train_function.begin_with(*arrays)
-        self._is_first_epoch = False
+        self._begun = train_function
         due = int(optimizer.iterations.numpy()) // self.every
         if due > count:
             arrays = _as_tuple(self.sample(self.model, np.random.default_rng([self.seed, due])))

@@ -6,8 +6,17 @@ import keras
 import numpy as np
 
 
+class _Condition:
+    """What Keras can save."""
+
+    @classmethod
+    def from_config(cls, config):
+        """The inverse of `get_config`."""
+        return cls(**config)
+
+
 @keras.saving.register_keras_serializable("kormos_opt")
-class plateau:  # noqa: N801  called like a function
+class plateau(_Condition):  # noqa: N801  called like a function
     """True once a value has not fallen for some epochs.
 
     Args:
@@ -48,7 +57,7 @@ class plateau:  # noqa: N801  called like a function
 
 
 @keras.saving.register_keras_serializable("kormos_opt")
-class below:  # noqa: N801
+class below(_Condition):  # noqa: N801
     """True once a value is below a bound.
 
     Args:

@@ -7,9 +7,15 @@ Every function keeps at least one, but those of `SHOWN_ELSEWHERE`. `pytest --tho
 from fnmatch import fnmatchcase
 
 KEPT = {
-    "test_advice.py::test_jac_of_the_result_is_the_gradient_at_its_x": ["newton-cg", "tnc", "l-bfgs-b"],
+    "test_advice.py::test_jac_of_the_result_is_the_gradient_at_its_x": ["newton-cg", "l-bfgs-b"],
     "test_bounds_and_constraints.py::test_least_squares_with_a_given_sum": ["*-SLSQP", "*-trust-constr", "dict-*"],
     "test_bounds_and_constraints.py::test_nonnegative_least_squares": ["*-L-BFGS-B", "*-SLSQP", "by name-*"],
+    "test_chain.py::test_a_file_carries_the_chain": ["model.keras-2", "model.keras-5", "model.weights.h5-3"],
+    "test_chain.py::test_a_fit_after_an_error_goes_on_in_the_stage": ["2-end-Keyboard*", "5-begin-Runtime*"],
+    "test_chain.py::test_backup_and_restore_goes_on_in_the_stage": ["2", "5"],
+    "test_chain.py::test_one_fit_is_the_fits_of_its_stages": ["graph"],
+    "test_chain.py::test_stop_and_resume_is_never_stopped": ["pieces4"],
+    "test_chain.py::test_streams": ["data set"],
     "test_changing_objective.py::test_a_loss_weight_assigned_by_a_callback": ["add_weight-*", "tf-L-BFGS-B"],
     "test_custom_steps.py::test_custom_step_has_the_loss_of_one_chunk": ["*-*7?"],
     "test_data_edges.py::test_xla_where_a_concatenation_is_differentiated_again": ["l-bfgs-b-*"],
@@ -17,12 +23,13 @@ KEPT = {
     "test_graph_engine.py::test_a_failed_line_search_keeps_the_last_iterate": ["light", "graph_engine"],
     "test_graph_engine.py::test_nan_at_a_trial_point_is_backed_off_from": ["light", "graph_engine"],
     "test_graph_engine.py::test_a_file_carries_the_run": [
-        "keras file-network-*",
+        "keras file-network-graph*",
+        "keras file-network-light",
         "weights file-with*-graph_engine",
         "*-LBFGS",
         "keras file-*-SSBroyden",
     ],
-    "test_graph_engine.py::test_backup_and_restore_after_sigkill": ["scipy"],
+    "test_graph_engine.py::test_backup_and_restore_after_sigkill": ["chain"],
     "test_graph_engine.py::test_ctrl_c_is_no_error": ["True-light"],
     "test_graph_engine.py::test_logs_are_those_of_the_accepted_iterate": ["*-light", "*-graph_engine"],
     "test_graph_engine.py::test_many_iterations_in_a_call_are_one_in_each": ["True-float64", "False-model"],
@@ -30,9 +37,10 @@ KEPT = {
     "test_graph_engine.py::test_stop_and_resume_is_never_stopped": ["*-graph_engine"],
     "test_graph_engine.py::test_ways_to_run": ["tfp_engine-*-float64", "light-*-float64"],
     "test_inputs.py::test_streamed_every_time": ["sparse dataset", "PyDataset", "infinite"],
+    "test_least_squares.py::test_jacobian_is_that_of_finite_differences": ["rows", "columns", "two*", "s*", "n*"],
     "test_least_squares.py::test_published_minima": ["Meyer", "Osborne 1", "Jennrich*", "Biggs"],
-    "test_least_squares.py::test_what_the_squares_add_up_to": ["mean_with*-float64", "sum-model"],
-    "test_memory.py::test_the_table_is_what_scipy_allocates": ["*-False", "trust-constr-*", "slsqp-*"],
+    "test_least_squares.py::test_what_the_squares_add_up_to": ["mean_with*-float64"],
+    "test_memory.py::test_the_table_is_what_scipy_allocates": ["[!c]*-False", "trust-constr-*", "slsqp-*"],
     "test_methods.py::test_an_error_keeps_the_last_iterate_and_leaves_no_thread": [
         "L-BFGS-B",
         "COBYQA",
@@ -94,7 +102,6 @@ KEPT = {
         "mean*",
         "sum",
         "weighted*",
-        "masked",
         "masked, mean*",
     ],
     "test_precision.py::test_float32_model_has_the_loss_of_its_float64_twin": [

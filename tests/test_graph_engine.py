@@ -228,7 +228,11 @@ KILLED = """
     keras.config.set_floatx("float64")
     keras.config.set_dtype_policy("float64")
     folder, kill_at, engine = sys.argv[1], int(sys.argv[2]), sys.argv[3]
-    model = compiled(network(), light() if engine == "light" else kormos_opt.LBFGS(engine=engine))
+    optimizers = {
+        "light": light,
+        "chain": lambda: kormos_opt.Chain([keras.optimizers.Adam(), kormos_opt.LBFGS(), "newton-cg"], epochs=[2, 5, 2]),
+    }
+    model = compiled(network(), optimizers.get(engine, lambda: kormos_opt.LBFGS(engine=engine))())
 
     def kill(epoch, logs):
         print(epoch, logs["loss"].hex(), flush=True)
@@ -237,11 +241,11 @@ KILLED = """
 
     callbacks = [keras.callbacks.BackupAndRestore(folder)] if folder else []
     callbacks.append(keras.callbacks.LambdaCallback(on_epoch_begin=None, on_epoch_end=kill))
-    model.fit(*regression(dtype="float64"), epochs=9, callbacks=callbacks, verbose=0)
+    model.fit(*regression(dtype="float64"), epochs=9, shuffle=False, callbacks=callbacks, verbose=0)
 """
 
 
-@pytest.mark.parametrize("engine", ["scipy", "graph", "light"])
+@pytest.mark.parametrize("engine", ["scipy", "graph", "light", "chain"])
 def test_backup_and_restore_after_sigkill(engine, tmp_path):
     """Killed at the end of an epoch before its backup is written: that epoch is run again, all others once."""
     script = tmp_path / "train.py"

@@ -29,11 +29,11 @@ def test_search_over_names(tmp_path):
     np.testing.assert_allclose(best.get_weights()[0].ravel(), [1, 2, 3, 4], atol=0.1)
 
 
-def test_search_over_solver_options(tmp_path):
+def test_search_over_the_options_of_a_chain(tmp_path):
     def build(hp):
         model = linear()
-        optimizer = kormos_opt.LBFGS(memory=hp.Int("memory", 1, 2), options={"maxls": hp.Fixed("maxls", 5)})
-        model.compile(optimizer=optimizer, loss="mse")
+        solver = kormos_opt.LBFGS(memory=hp.Int("memory", 1, 2), options={"maxls": hp.Fixed("maxls", 5)})
+        model.compile(optimizer=kormos_opt.Chain(["adam", solver], epochs=[2, None]), loss="mse")
         return model
 
     tuner = search(build, tmp_path, trials=2)

@@ -41,13 +41,14 @@ FOLDERS = {
     "data": ({"keras_internals", "root"}, {"keras", "numpy", "tensorflow"}),
     "graph_solvers": ({"solvers"}, {"keras", "numpy", "tensorflow", "tensorflow_probability"}),
     "solvers": (set(), {"numpy", "scipy"}),
-    "keras_internals": (set(), {"keras", "tensorflow"}),
+    "keras_internals": (set(), {"keras", "numpy", "tensorflow"}),
 }
 # What a root module may bring in. They are below all folders, but the models of kormos, which are above.
 ROOT = {
     "kormos_opt.callbacks": (set(), {"keras", "numpy"}),
     "kormos_opt.evaluation": (set(), {"numpy"}),
     "kormos_opt.memory_limits": (set(), {"psutil", "tensorflow"}),
+    "kormos_opt.until": (set(), {"keras", "numpy"}),
     "kormos_opt.models": ({*FOLDERS, "root"}, {"keras", "numpy"}),
 }
 FLOORS = 10  # of imports at most, with the package itself on top

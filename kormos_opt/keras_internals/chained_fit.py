@@ -108,7 +108,7 @@ class _OneFit(keras.callbacks.CallbackList):
         self.has_worked = False
         self._all = self.callbacks
         self._has_begun = self._is_stopped = False
-        self._logs = self._weights = None
+        self._logs = None
 
     @property
     def is_over(self) -> bool:
@@ -161,7 +161,7 @@ class _OneFit(keras.callbacks.CallbackList):
         if chain.stage_is_over() and not has_ended and not chain.is_stochastic():
             model.train_function.end()
         if chain.is_stochastic():
-            self._keep_weights()
+            self._keep_weights(logs.get("loss", 0.0))
         model.stop_training = is_asked_to_stop
         super().on_epoch_end(epoch, logs)
         self.epoch, self._is_stopped = epoch + 1, model.stop_training
@@ -177,23 +177,23 @@ class _OneFit(keras.callbacks.CallbackList):
 
     @contextlib.contextmanager
     def keeping_finite_weights(self):
-        """Inside, mini-batches may lead to NaN: afterwards the weights are those of the last epoch without."""
-        self._weights = None
-        if self.model.built:
-            self._keep_weights()
+        """Inside, mini-batches may lead to NaN: afterwards the weights are those before the best epoch."""
+        self._before_epoch = self._before_best = self.model.get_weights() if self.model.built else None
+        self._best, self._is_finite = np.inf, True
         yield
-        if self._weights is not None and not _are_finite(self.model.get_weights()):
-            self.model.set_weights(self._weights)
+        if not self._is_finite and self._before_best is not None:
+            self.model.set_weights(self._before_best)
             _log.warning(
-                "Mini-batches have led to weights that are not finite: the model has those of the last epoch without "
-                "again. Lower the learning rate or clip the gradients of %s.",
+                "Mini-batches have led to a loss or weights that are not finite: the model has the weights from before "
+                "its best epoch again. Lower the learning rate or clip the gradients of %s.",
                 self.model.optimizer.current().name,
             )
 
-    def _keep_weights(self):
-        weights = self.model.get_weights()
-        if _are_finite(weights):
-            self._weights = weights
+    def _keep_weights(self, loss):
+        if loss < self._best:
+            self._best, self._before_best = loss, self._before_epoch
+        self._before_epoch = self.model.get_weights()
+        self._is_finite = np.isfinite(loss) and _are_finite(self._before_epoch)
 
 
 def _are_finite(weights):

@@ -61,7 +61,8 @@ def _show_rows(logger, rows):
         logger.progbar.update(logger.seen, [("rows", rows)], finalize=False)
 
 
-def refuse_learning_rate_callbacks(callbacks):
+def refuse_learning_rate_callbacks(callbacks) -> None:
+    """Raises `ValueError` if one of them would set the learning rate, which no solver has."""
     for callback in keras.tree.flatten(getattr(callbacks, "callbacks", callbacks)):
         if isinstance(callback, LEARNING_RATE):
             raise ValueError(

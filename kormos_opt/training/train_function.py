@@ -171,6 +171,10 @@ class TrainFunction:
         self._objective = None
         self._session.renew()
 
+    def follow(self, other: "TrainFunction") -> None:
+        """Takes over what another stage of the same fit has traced and said."""
+        self._objective, self._said = other._objective, other._said
+
     def end(self) -> None:
         """The solver shall not go on: the epochs of its stage are over."""
         self._progress.end_stage(self._progress.run.interrupted("the epochs of this stage are over"))
