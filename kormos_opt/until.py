@@ -53,6 +53,7 @@ class plateau(_Condition):  # noqa: N801  called like a function
         return bool(self.state[1] >= self.patience)
 
     def get_config(self):
+        """The arguments."""
         return {"patience": self.patience, "min_delta": self.min_delta, "monitor": self.monitor}
 
 
@@ -80,4 +81,5 @@ class below(_Condition):  # noqa: N801
         return math.isfinite(value) and value < self.bound
 
     def get_config(self):
+        """The arguments."""
         return {"bound": self.bound, "monitor": self.monitor}

@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 import kormos_opt
-from kormos_opt.keras_internals import hook
+from kormos_opt.keras_internals import fit_callbacks, hook
 from tests.helpers import assert_weights
 from tests.light_solver import light
 from tests.problems import compiled, linear, network, regression
@@ -184,7 +184,7 @@ def test_callbacks_that_write_files_are_as_they_were(tmp_path):
     backup = keras.callbacks.BackupAndRestore(tmp_path / "backup", delete_checkpoint=True)
     listed = keras.callbacks.CallbackList([checkpoint, backup, keras.callbacks.CSVLogger(tmp_path / "log.csv")])
     before = [copy.copy(vars(callback)) for callback in listed.callbacks]
-    with hook._without_files(listed):
+    with fit_callbacks.without_files(listed):
         assert len(listed.callbacks) == 2
         assert checkpoint._save_model(0, 0, {}) is None
         assert backup.delete_checkpoint is False

@@ -26,7 +26,7 @@ from keras.src.trainers.data_adapters import array_slicing
 from keras.src.trainers.trainer import Trainer
 from keras.src.utils import io_utils
 
-from kormos_opt.keras_internals import chained_fit, fit_callbacks
+from kormos_opt.keras_internals import chained_fit, fit_callbacks, sklearn_fit
 from kormos_opt.keras_internals.model import at_work, build, innermost, is_chain, layers
 from kormos_opt.keras_internals.tracing import replaced
 from kormos_opt.keras_internals.version import check_version
@@ -47,6 +47,7 @@ def install(find: Callable, names: dict[str, type]) -> None:
     if hasattr(TensorFlowTrainer.fit, "_kormos_opt_stock"):
         return
     check_version(keras.__version__)
+    sklearn_fit.install()
     TensorFlowTrainer.make_train_function = _dispatching(TensorFlowTrainer.make_train_function, _make_train_function)
     TensorFlowTrainer.fit = _dispatching(TensorFlowTrainer.fit, _fit, innermost)
     TensorFlowTrainer.make_test_function = _dispatching(TensorFlowTrainer.make_test_function, _make_test_function)
@@ -109,6 +110,7 @@ def _refuse_loss_scaling(model):
 
 def _fit(stock, model, *args, **kwargs):
     call = inspect.signature(stock).bind(model, *args, **kwargs)
+    sklearn_fit.complete(call.arguments)
     call.apply_defaults()
     arguments = call.arguments
     del arguments["self"]
