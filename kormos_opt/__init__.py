@@ -56,6 +56,7 @@ from kormos_opt.optimizers.methods import (
     TrustKrylov,
     TrustNCG,
 )
+from kormos_opt.optimizers.multi_start import MultiStart
 from kormos_opt.optimizers.scipy_batch_optimizer import ScipyBatchOptimizer
 from kormos_opt.optimizers.self_scaled import SSBFGS, SSBroyden
 from kormos_opt.stages.constraints import VariableConstraint
@@ -73,6 +74,7 @@ __all__ = [
     "Chain",
     "Dogleg",
     "LevenbergMarquardt",
+    "MultiStart",
     "NelderMead",
     "NewtonCG",
     "Powell",

@@ -142,7 +142,11 @@ def _fit_full_batch(stock, model, arguments, callback_list):
         contextlib.nullcontext() if train_function.writes_files else fit_callbacks.without_files(callbacks),
         train_function.fitting(full_batch, epochs, fit_callbacks.row_shower(callbacks)),
     ):
-        return stock(model, x=_empty_batches(model), steps_per_epoch=steps, shuffle=False, **arguments)
+        history = stock(model, x=_empty_batches(model), steps_per_epoch=steps, shuffle=False, **arguments)
+    table = getattr(at_work(model.optimizer), "table", None)
+    if table is not None:
+        history.starts = table
+    return history
 
 
 _DATA_ARGUMENTS = ("x", "y", "sample_weight", "class_weight", "batch_size", "steps_per_epoch", "shuffle")

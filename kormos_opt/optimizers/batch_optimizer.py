@@ -188,6 +188,10 @@ class BatchOptimizer(RemembersSolver):
         """What a fit does, one after the other. Subclasses say it."""
         raise NotImplementedError
 
+    def has_starts(self) -> bool:
+        """Whether a fit has to try several initial weights first."""
+        return False
+
     def make_train_function(self, model: keras.Model) -> TrainFunction:
         """What `Model.fit` calls instead of its own train function."""
         for argument, reason in unknown_arguments.STOCHASTIC.items():
@@ -234,3 +238,5 @@ class _Untracked:
     result = None
     objective = None
     plan = None
+    solver = None
+    table = None

@@ -17,6 +17,7 @@ from kormos_opt.objective import precision
 from kormos_opt.solvers.endings import Ending
 from kormos_opt.training import advice
 from kormos_opt.training.answers import FitAnswers
+from kormos_opt.training.multi_start import best_of_many
 from kormos_opt.training.progress import Progress, Reason, why_afresh
 
 if TYPE_CHECKING:
@@ -170,6 +171,8 @@ class Fit:
             if begins:
                 progress.begin(stages)
             self._start(pretrain=begins)
+            if self._optimizer.has_starts():
+                self._try_starts()
         elif not self._is_first_epoch:
             self._notice_changes()
         self._is_first_epoch = self._is_new_epoch = False
@@ -203,6 +206,18 @@ class Fit:
         progress.stage.check(self._objective.parameters)
         progress.run = self._begin(progress.stage, self._answers, start, before)
         self._state = self._objective.state.save()  # a run that goes on from a file brings its seeds
+
+    def _try_starts(self):
+        """Goes on from the best of many initial weights."""
+        parameters, state, progress = self._objective.parameters, self._state, self._progress
+
+        def begin(x):
+            self._objective.state.restore(state)
+            parameters.assign(x)
+            return self._begin(progress.stage, self._answers, None, None)
+
+        progress.count_starts(best_of_many(self._model, self._optimizer, parameters, begin))
+        self._start(pretrain=False)
 
     def _pretrain(self, pretrain_fn):
         """The function may freeze layers, so the objective is made anew; it may not take this fit's own place."""

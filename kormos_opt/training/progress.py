@@ -10,6 +10,7 @@ from scipy.optimize import OptimizeResult
 
 if TYPE_CHECKING:
     from kormos_opt.stages.stage import Stage
+    from kormos_opt.training.multi_start import Start
     from kormos_opt.training.run import Run
 
 
@@ -88,6 +89,16 @@ class Progress:
     def is_suspended(self) -> bool:
         """Whether a run waits for the next fit."""
         return self.run is not None and not self.has_ended
+
+    def count_starts(self, starts: list[Start]) -> None:
+        """The fit goes on from the first of these starts."""
+        self.nfev += sum(start.fg_evals for start in starts)
+        self.nhev += sum(start.hessp_evals for start in starts)
+        best, worst = starts[0], starts[-1]
+        self.messages.append(
+            f"{len(starts)} starts: number {best.number} was the best, with a loss of {best.loss:.6g}; the worst was "
+            f"left at {worst.loss:.6g}."
+        )
 
     def end_stage(self, result: OptimizeResult) -> None:
         """The stage that runs has ended with this result."""
