@@ -42,8 +42,8 @@ def over_seeds(arguments, make, points, errors, budgets):
     rows = []
     for seed in range(arguments.seeds):
         made = points(seed)
-        model, _ = physics.with_adam(make, made, 500, seed)
-        history = physics.solve(model, made, "ss-broyden", errors, iterations=10**6, evaluations=budgets[-1])
+        limits = {"iterations": 10**6, "evaluations": budgets[-1], "adam": 500}
+        history, _ = physics.solve(physics.seeded(make, seed), made, "ss-broyden", errors, **limits)
         rows += [{"seed": seed} | after(history, budget) for budget in budgets]
     for budget in budgets:
         found = [row["relative error"] for row in rows if row["evaluations at most"] == budget]
@@ -82,9 +82,10 @@ def poisson_table(arguments):
 def allen_cahn_table(arguments):
     """The Allen-Cahn equation with new points every 500 iterations, for 10,000 evaluations or 20 minutes at most."""
     points = allen_cahn.candidates(np.random.default_rng(0), 5000)
-    model, _ = physics.with_adam(allen_cahn.AllenCahn, points, 500, 0)
-    limits = {"seconds": 1200, "evaluations": 10_000, "callbacks": [allen_cahn.resampling(every=500, count=50_000)]}
-    history = physics.solve(model, points, "ss-broyden", allen_cahn.errors, 10**6, **limits)
+    model = physics.seeded(allen_cahn.AllenCahn, 0)
+    resampling = allen_cahn.resampling(every=500, count=50_000)
+    limits = {"seconds": 1200, "evaluations": 10_000, "callbacks": [resampling], "adam": 500}
+    history, _ = physics.solve(model, points, "ss-broyden", allen_cahn.errors, 10**6, **limits)
     return [after(history, budget) for budget in (2000, 4000, 10_000)]
 
 

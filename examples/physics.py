@@ -87,21 +87,34 @@ class Record(keras.callbacks.Callback):
         errors: Called with the model. Returns numbers by their names.
         seconds: When to stop. Defaults to never.
         evaluations: When to stop. Defaults to never.
+        adam: Epochs of Adam before, in which errors are not measured and nothing counts. Defaults to `0`.
+
+    Attributes:
+        weights: Those that Adam leaves.
     """
 
-    def __init__(self, errors: Callable, seconds: float = np.inf, evaluations: float = np.inf):
+    def __init__(self, errors: Callable, seconds: float = np.inf, evaluations: float = np.inf, adam: int = 0):
         super().__init__()
-        self._errors, self._limits = errors, (seconds, evaluations)
+        self._errors, self._limits, self._adam = errors, (seconds, evaluations), adam
 
     def on_train_begin(self, logs=None):
-        self._start = time.perf_counter()
+        self._begin()
 
     def on_epoch_end(self, epoch, logs=None):
+        is_adam = epoch < self._adam
+        if not is_adam or epoch == 0 or epoch == self._adam - 1:
+            self._found = self._errors(self.model)
+        logs |= self._found
+        if epoch == self._adam - 1:
+            self._begin()
+            print(f"Adam: error {self._found['error']:.3e}, {self.model.count_params()} weights", flush=True)
         logs["seconds"] = time.perf_counter() - self._start
-        logs |= self._errors(self.model)
-        evaluations = logs.get("fg_evals", 0) + logs.get("hessp_evals", 0)
-        if logs["seconds"] > self._limits[0] or evaluations > self._limits[1]:
+        evaluations = logs["fg_evals"] + logs["hessp_evals"] - self._adam
+        if not is_adam and (logs["seconds"] > self._limits[0] or evaluations > self._limits[1]):
             self.model.stop_training = True
+
+    def _begin(self):
+        self._start, self.weights = time.perf_counter(), self.model.get_weights()
 
 
 def parser(description: str, **defaults) -> argparse.ArgumentParser:
@@ -118,25 +131,31 @@ def parser(description: str, **defaults) -> argparse.ArgumentParser:
     return made
 
 
-def with_adam(make: Callable, points: np.ndarray, epochs: int, seed: int) -> tuple[keras.Model, list]:
-    """A new model after some epochs of Adam over all points, and its weights."""
+def seeded(make: Callable, seed: int) -> keras.Model:
+    """A new model with the initial weights of a seed."""
     keras.utils.set_random_seed(seed)
-    model = make()
-    model.compile(optimizer=keras.optimizers.Adam(5e-3), jit_compile=True)
-    if epochs:
-        model.fit(points, batch_size=len(points), epochs=epochs, verbose=0)
-    return model, model.get_weights()
+    return make()
 
 
 def solve(
-    model, points, solver: str, errors: Callable, iterations: int, seconds=np.inf, callbacks=(), **limits
-) -> dict:
-    """Trains with one solver. Returns the history, with what `errors` says, and prints a line."""
+    model, points, solver: str, errors: Callable, iterations: int, seconds=np.inf, callbacks=(), adam=0, **limits
+) -> tuple[dict, list]:
+    """Trains with Adam and one solver, in one fit, and prints a line for each.
+
+    Returns:
+        The history of the solver, with what `errors` says, and the weights that Adam has left.
+    """
     per_epoch = 1 if solver.startswith(("newton", "trust", "levenberg")) else PER_EPOCH
-    model.compile(optimizer=SOLVERS[solver](batch_size=len(points)), jit_compile=True)
-    record = Record(errors, seconds, **limits)
-    epochs = max(iterations // per_epoch, 1)
-    history = model.fit(points, epochs=epochs, callbacks=[*callbacks, record], verbose=0).history
+    optimizer = SOLVERS[solver](batch_size=len(points))
+    if adam:
+        optimizer = kormos_opt.Chain([keras.optimizers.Adam(5e-3), optimizer], epochs=[adam, None])
+    model.compile(optimizer=optimizer, jit_compile=True)
+    record = Record(errors, seconds, adam=adam, **limits)
+    epochs = adam + max(iterations // per_epoch, 1)
+    callbacks = [*callbacks, record]
+    history = model.fit(points, batch_size=len(points), epochs=epochs, callbacks=callbacks, verbose=0).history
+    history = {name: column[adam:] for name, column in history.items()}
+    history["fg_evals"] = [count - adam for count in history["fg_evals"]]
     found = ", ".join(f"{name} {history[name][-1]:.3e}" for name in errors(model))
     evaluations = f"{history['fg_evals'][-1]:.0f} evaluations"
     if history["hessp_evals"][-1]:
@@ -144,11 +163,11 @@ def solve(
     seconds = history["seconds"][-1]
     print(f"{solver}: loss {history['loss'][-1]:.3e}, {found}, {evaluations}, {seconds:.0f} seconds", flush=True)
     print(f"    {model.optimizer.result.message}", flush=True)
-    return history
+    return history, record.weights
 
 
 def compare(make: Callable, points: np.ndarray, errors: Callable, arguments, callbacks: Callable = tuple) -> tuple:
-    """Trains with every solver of `--solvers` from the weights that Adam leaves.
+    """Trains with Adam and the first of `--solvers` in one fit, then with every other one from what Adam has left.
 
     Args:
         make: Makes a model.
@@ -160,14 +179,15 @@ def compare(make: Callable, points: np.ndarray, errors: Callable, arguments, cal
     Returns:
         The histories by the names of the solvers, and the model with the smallest error.
     """
-    model, weights = with_adam(make, points, arguments.adam, arguments.seed)
-    print(f"Adam: error {errors(model)['error']:.3e}, {model.count_params()} weights, {len(points)} points", flush=True)
-    histories, best = {}, (np.inf, weights)
-    for solver in arguments.solvers.split(","):
-        model.set_weights(weights)
-        histories[solver] = solve(
-            model, points, solver, errors, arguments.iterations, arguments.seconds, callbacks=callbacks()
-        )
+    model, histories, best = seeded(make, arguments.seed), {}, (np.inf, None)
+    print(f"{len(points)} points, error {errors(model)['error']:.3e} at the start", flush=True)
+    adam, (first, *others) = arguments.adam, arguments.solvers.split(",")
+    limits = arguments.iterations, arguments.seconds
+    histories[first], weights = solve(model, points, first, errors, *limits, callbacks=callbacks(), adam=adam)
+    for solver in (first, *others):
+        if solver is not first:
+            model.set_weights(weights)
+            histories[solver], _ = solve(model, points, solver, errors, *limits, callbacks=callbacks())
         best = min(best, (histories[solver]["error"][-1], model.get_weights()), key=lambda each: each[0])
     model.set_weights(best[1])
     return histories, model

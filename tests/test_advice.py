@@ -44,6 +44,17 @@ def test_dropout_inside_recurrent_layers():
     assert advice.on_dropout(keras.Sequential([keras.Input((3, 2)), layers.LSTM(3), layers.Dense(1)])) is None
 
 
+@pytest.mark.parametrize(("frozen", "is_said"), [(20, True), (2, False)])
+def test_frozen_layers_at_the_beginning(frozen, is_said, caplog):
+    first = layers.Dense(frozen, name="features", trainable=False)
+    model = keras.Sequential([keras.Input((4,)), first, layers.Dense(3), layers.Dense(1)])
+    for _ in range(2):
+        compiled(model).fit(X, Y, epochs=1, verbose=0)
+    said = [message for message in caplog.messages if "frozen layers" in message]
+    assert len(said) == 2 * is_said
+    assert all("(features), which every evaluation runs again. Compute their outputs once" in each for each in said)
+
+
 def test_averages_that_so_few_epochs_leave_behind(caplog):
     """0.99**20 = 82 %; a momentum that leaves 1 % after 20 iterations is 0.01**(1 / 20) = 0.794."""
     compiled(with_layer(layers.BatchNormalization(name="norm"))).fit(X, Y, epochs=20, verbose=0)

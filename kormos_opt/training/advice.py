@@ -16,9 +16,24 @@ _RANDOM = (
     keras.layers.LSTMCell,
 )
 _STRENGTHS = ("rate", "stddev", "dropout", "recurrent_dropout")
+_MUCH = 0.5  # of the weights, in frozen layers at the beginning
 _STILL_INITIAL = 0.1  # of the moving statistics: more than that is worth a word
 _ENOUGH = 0.01
 _NAMED = 3
+
+
+def on(model: keras.Model, iterations: int) -> dict[str, str | None]:
+    """All of it, by topic.
+
+    Args:
+        model: The model.
+        iterations: Those of the fit, and those before, 0 where nobody knows.
+    """
+    return {
+        "dropout": on_dropout(model),
+        "frozen": on_frozen_layers(model),
+        "statistics": on_batch_normalization(model, iterations),
+    }
 
 
 def on_dropout(model: keras.Model) -> str | None:
@@ -55,6 +70,27 @@ def on_batch_normalization(model: keras.Model, iterations: int) -> str | None:
         f"iteration. After {iterations} of them {share:.0%} is still their initial value, which predict and evaluate "
         f"will use. Give the layer momentum={better}."
     )
+
+
+def on_frozen_layers(model: keras.Model) -> str | None:
+    """What to know about a model that begins with frozen layers which hold more than half of its weights, or `None`."""
+    frozen = []
+    for layer in model.layers:
+        if layer.trainable_weights:
+            break
+        frozen.append(layer)
+    held, whole = (sum(math.prod(weight.shape) for weight in each) for each in (_weights(frozen), model.weights))
+    if len(frozen) == len(model.layers) or held <= _MUCH * whole:
+        return None
+    return (
+        f"{held / whole:.0%} of the weights lie in frozen layers at the beginning of the model "
+        f"({_listed([layer.name for layer in frozen if layer.weights])}), which every evaluation runs again. Compute "
+        "their outputs once with predict, and fit a model of the other layers on them: examples/transfer.py."
+    )
+
+
+def _weights(layers):
+    return [weight for layer in layers for weight in layer.weights]
 
 
 def _listed(names):

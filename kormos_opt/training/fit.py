@@ -5,6 +5,7 @@ Whatever interrupts an epoch, the model's weights are the last accepted iterate.
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -145,8 +146,8 @@ class Fit:
             self._progress.run.attach(self._answers)
         self._check_columns()
         iterations = int(self._optimizer.iterations.numpy()) + self._epochs * self._optimizer.iterations_per_epoch
-        self._warn("dropout", advice.on_dropout(self._model))
-        self._warn("statistics", advice.on_batch_normalization(self._model, iterations) if self._epochs else None)
+        for topic, message in advice.on(self._model, iterations if self._epochs else 0).items():
+            self._warn(topic, message)
 
     def _check_columns(self):
         clash = self._objective.objective.log_names.intersection(COLUMNS)
@@ -209,14 +210,9 @@ class Fit:
 
     def _try_starts(self):
         """Goes on from the best of many initial weights."""
-        parameters, state, progress = self._objective.parameters, self._state, self._progress
-
-        def begin(x):
-            self._objective.state.restore(state)
-            parameters.assign(x)
-            return self._begin(progress.stage, self._answers, None, None)
-
-        progress.count_starts(best_of_many(self._model, self._optimizer, parameters, begin))
+        progress = self._progress
+        begin = functools.partial(self._begin, progress.stage, self._answers, None, None)
+        progress.count_starts(best_of_many(self._model, self._optimizer, self._objective, self._state, begin))
         self._start(pretrain=False)
 
     def _pretrain(self, pretrain_fn):

@@ -14,7 +14,7 @@ import numpy as np
 if TYPE_CHECKING:
     import keras
 
-    from kormos_opt.objective.flat_parameters import FlatParameters
+    from kormos_opt.objective.bound_objective import BoundObjective
     from kormos_opt.training.run import Run
 
 
@@ -68,19 +68,33 @@ class Start:
 
 
 def best_of_many(
-    model: keras.Model, optimizer, parameters: FlatParameters, begin: Callable[[np.ndarray], Run]
+    model: keras.Model, optimizer, objective: BoundObjective, state, begin: Callable[[], Run]
 ) -> list[Start]:
     """All starts of a `MultiStart`, the best first; the model has the weights of this one.
 
     Whatever interrupts this leaves the weights as they were.
+
+    Args:
+        model: The model.
+        optimizer: The `MultiStart`.
+        objective: f.
+        state: That of the model, for all starts.
+        begin: Begins a run at the weights as they are.
     """
+    parameters = objective.parameters
     usual = parameters.ravel()
     points = [usual]
+
+    def begin_at(x):
+        objective.state.restore(state)
+        parameters.assign(x)
+        return begin()
+
     try:
         for number in range(1, optimizer.starts):
             optimizer.draw(model, number)
             points.append(parameters.ravel())
-        starts = halve(points, begin, optimizer.first_iterations, optimizer.keep)
+        starts = halve(points, begin_at, optimizer.first_iterations, optimizer.keep)
         usual = starts[0].x
     finally:
         parameters.assign(usual)
