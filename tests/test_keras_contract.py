@@ -6,6 +6,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+import sklearn.base
 import tensorflow as tf
 from keras.src.backend import AutocastScope, get_autocast_scope, get_keras_mask
 from keras.src.backend.tensorflow import trainer as tensorflow_trainer
@@ -15,9 +16,11 @@ from keras.src.saving import saving_lib
 from keras.src.saving.keras_saveable import KerasSaveable
 from keras.src.trainers.data_adapters import array_data_adapter, array_slicing, get_data_adapter
 from keras.src.trainers.trainer import Trainer
+from keras.src.wrappers.sklearn_wrapper import SKLBase
 from tensorflow.python.distribute.input_ops import auto_shard_dataset
 
-from kormos_opt.keras_internals.hook import _show_rows
+import kormos_opt
+from kormos_opt.keras_internals.fit_callbacks import _show_rows
 from kormos_opt.keras_internals.model import compiled_with
 from kormos_opt.keras_internals.tracing import added_to_valid_entries, twice_differentiable, undivided_losses
 from kormos_opt.keras_internals.version import TESTED, check_version
@@ -63,6 +66,39 @@ def test_fit_calls_a_train_function_that_is_there_once_per_step_and_shows_its_la
     history = model.fit(data, steps_per_epoch=3, epochs=2, shuffle=False, verbose=0)
     assert len(calls) == 6
     assert history.history == {"loss": [1.0, 1.0], "grad": [3.0, 6.0]}
+
+
+def test_fit_begins_at_the_epoch_that_a_callback_has_set():
+    model, epochs = linear(), []
+    model.compile(optimizer="sgd", loss="mse")
+    callback = keras.callbacks.LambdaCallback(
+        on_train_begin=lambda logs: setattr(model, "_initial_epoch", 2),
+        on_epoch_begin=lambda epoch, logs: epochs.append(epoch),
+    )
+    model.fit(X, Y, epochs=4, callbacks=[callback], verbose=0)
+    assert epochs == [2, 3]
+    assert linear()._initial_epoch is None
+
+
+def test_wrappers_of_scikit_learn_fit_by_one_method_and_clones_forget_its_arguments(monkeypatch):
+    assert all(
+        wrapper.fit is SKLBase.fit for wrapper in (keras.wrappers.SKLearnRegressor, keras.wrappers.SKLearnClassifier)
+    )
+    estimator = keras.wrappers.SKLearnRegressor(linear, fit_kwargs={"epochs": 3})
+    assert sklearn.base.clone(estimator).fit_kwargs is None
+
+
+def test_a_scheduler_asks_for_several_optimizers_by_their_name():
+    """A chain must not have an attribute `optimizers`: the rate of every stage would be set."""
+    optimizer = keras.optimizers.SGD(1.0)
+    optimizer.optimizers = []
+    model = linear()
+    model.compile(optimizer=optimizer, loss="mse")
+    scheduler = keras.callbacks.LearningRateScheduler(lambda epoch, rate: 0.5)
+    model.fit(X, Y, callbacks=[scheduler], verbose=0)
+    asks = "optimizers" in inspect.getsource(keras.callbacks.LearningRateScheduler)
+    assert float(optimizer.learning_rate) == (1.0 if asks else 0.5)
+    assert not hasattr(kormos_opt.Chain(["adam"]), "optimizers")
 
 
 def test_stop_training_ends_the_epoch_at_that_step():
