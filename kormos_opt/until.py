@@ -7,7 +7,19 @@ import numpy as np
 
 
 class _Condition:
-    """What Keras can save."""
+    """What Keras can save, on one value of the logs."""
+
+    def _value(self, logs):
+        """That of the epoch, `None` if it has none: there may be a validation in every second epoch only.
+
+        Raises:
+            ValueError: For a name that no epoch has.
+        """
+        if self.monitor in logs:
+            return float(logs[self.monitor])
+        if self.monitor.startswith("val_"):
+            return None
+        raise ValueError(f"Expected one of {', '.join(sorted(logs))}. Received: monitor={self.monitor!r}.")
 
     @classmethod
     def from_config(cls, config):
@@ -48,7 +60,9 @@ class plateau(_Condition):  # noqa: N801  called like a function
         self.state = np.array([np.inf, 0.0])
 
     def __call__(self, logs) -> bool:
-        value, (best, waited) = float(logs[self.monitor]), self.state
+        value, (best, waited) = self._value(logs), self.state
+        if value is None:
+            return False
         self.state = np.array([value, 0.0] if value < best - self.min_delta else [best, waited + 1])
         return bool(self.state[1] >= self.patience)
 
@@ -77,8 +91,8 @@ class below(_Condition):  # noqa: N801
         self.monitor = monitor
 
     def __call__(self, logs) -> bool:
-        value = float(logs[self.monitor])
-        return math.isfinite(value) and value < self.bound
+        value = self._value(logs)
+        return value is not None and math.isfinite(value) and value < self.bound
 
     def get_config(self):
         """The arguments."""

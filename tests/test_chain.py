@@ -201,6 +201,92 @@ def test_mini_batches_that_lead_to_nan_cost_no_weights(caplog):
     assert caplog.text.count("Mini-batches have led to a loss or weights that are not finite") == 1
 
 
+def unbuilt():
+    return keras.Sequential([layers.Dense(6, "tanh"), layers.Dense(1)])
+
+
+@pytest.mark.parametrize("make", [linear, unbuilt])
+def test_files_and_later_fits_have_no_nan(make, tmp_path):
+    """Of the end of a stage whose mini-batches have run into NaN, after Ctrl-C there too; momentum starts anew."""
+    explodes = keras.optimizers.SGD(100.0, momentum=0.9)
+    model = compiled(seeded(make), kormos_opt.Chain([explodes, "l-bfgs-b"], epochs=[30, None]))
+    checkpoint = keras.callbacks.ModelCheckpoint(str(tmp_path / "{epoch}.keras"))
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, 60, callbacks=[checkpoint, Fails(29, KeyboardInterrupt(), "end")])
+    assert np.isfinite(flat_weights(model)).all()
+    loaded = keras.models.load_model(tmp_path / "30.keras")
+    np.testing.assert_array_equal(flat_weights(loaded), flat_weights(model))
+    assert all(np.isfinite(variable.numpy()).all() for variable in loaded.optimizer.chained[0].variables)
+    for each in (loaded, model):
+        history = fit(each, 60, 30)
+        assert history["stage"][0] == 1
+        assert history["loss"][-1] <= history["loss"][0] < np.inf
+
+
+def test_averages_are_in_the_file_of_the_last_epoch(tmp_path):
+    def make():
+        chain = kormos_opt.Chain([adam(use_ema=True, ema_momentum=0.9), kormos_opt.LBFGS()], epochs=[3, None])
+        return compiled(seeded(), chain)
+
+    model = make()
+    checkpoint = keras.callbacks.ModelCheckpoint(str(tmp_path / "{epoch}.keras"))
+    whole = fit(model, 6, shuffle=False, callbacks=[checkpoint])
+    loaded = keras.models.load_model(tmp_path / "3.keras")
+    assert fit(loaded, 6, 3)["loss"] == whole["loss"][3:]
+
+
+def test_a_pretrain_fn_of_a_stage():
+    frozen = []
+
+    def freeze(model):
+        model.layers[0].trainable = False
+        frozen.append(model)
+
+    solver = kormos_opt.ScipyBatchOptimizer(method=["l-bfgs-b", "newton-cg"], pretrain_fn=[None, freeze], epochs=[2, 2])
+    model = compiled(seeded(), kormos_opt.Chain([adam(), solver], epochs=[2, None]))
+    assert len(fit(model, 6)["loss"]) == 6
+    assert frozen == [model]
+
+
+def test_an_error_keeps_what_the_solver_knows():
+    whole = fit(compiled(seeded(), three_stages((2, 6, 1))), 8, shuffle=False)
+    model = compiled(seeded(), three_stages((2, 6, 1)))
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, 8, shuffle=False, callbacks=[Fails(4, KeyboardInterrupt(), "end")])
+    assert fit(model, 8, 5)["loss"] == whole["loss"][5:]
+
+
+def test_train_on_batch_is_a_step_of_the_stage_at_work():
+    model = compiled(seeded(), kormos_opt.Chain([kormos_opt.LBFGS(), adam()], epochs=[2, None]))
+    fit(model, 2)
+    model.train_on_batch(X, Y)
+    assert int(model.optimizer.chained[1].iterations) == 1
+    other = compiled(seeded(), kormos_opt.Chain([adam(), kormos_opt.LBFGS()], epochs=[2, None]))
+    fit(other, 2)
+    other.train_on_batch(X, Y)
+    assert int(other.optimizer.chained[1].iterations) == 1
+
+
+def test_a_chain_in_another_model_begins_with_its_first_stage():
+    chain = kormos_opt.Chain([kormos_opt.LBFGS(), kormos_opt.NewtonCG()], epochs=[2, None])
+    fit(compiled(seeded(), chain), 3)
+    assert fit(compiled(seeded(linear), chain), 3)["stage"] == [0, 0, 1]
+
+
+def test_a_condition_on_what_not_every_epoch_has():
+    chain = kormos_opt.Chain([adam(), "l-bfgs"], until=[kormos_opt.until.below(1e9, "val_loss"), None])
+    history = fit(compiled(seeded(), chain), 4, validation_data=(X, Y), validation_freq=2)
+    assert history["stage"] == [0, 0, 1, 1]
+    chain = kormos_opt.Chain([adam(), "l-bfgs"], until=[kormos_opt.until.plateau(monitor="accuracy"), None])
+    with pytest.raises(ValueError, match="Received: monitor='accuracy'"):
+        fit(compiled(seeded(), chain), 4)
+
+
+def test_a_generator_is_refused():
+    with pytest.raises(ValueError, match="Received: x, a Python generator"):
+        compiled(seeded(), three_stages()).fit(iter((X, Y) for _ in range(3)), epochs=3, verbose=0)
+
+
 def test_a_callback_that_stops_stops_all_stages():
     stopping = keras.callbacks.EarlyStopping("loss", min_delta=100.0, patience=1)
     history = fit(compiled(seeded(), three_stages()), 9, callbacks=[stopping])

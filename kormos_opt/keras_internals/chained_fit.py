@@ -7,6 +7,7 @@ optimizer that is at work through it.
 import contextlib
 import logging
 import math
+import types
 from collections.abc import Callable
 
 import keras
@@ -31,9 +32,8 @@ def fit(stock: Callable, fit_full_batch: Callable, model: keras.Model, arguments
     chain = model.optimizer
     if all(hasattr(optimizer, "make_train_function") for optimizer in chain.chained):
         refuse_learning_rate_callbacks(arguments["callbacks"])
-    if model.train_function is None:  # compiled anew
-        chain.train_functions().clear()
-    chain.begin()
+    _refuse_generators(**arguments)
+    chain.begin(model, model._compile_config)
     usual = model._initial_epoch
     callbacks = _OneFit(model, **arguments)
     try:
@@ -54,22 +54,32 @@ def _fit_stage(stock, fit_full_batch, model, arguments, callbacks):
     stage = chain.standing().stage
     model.train_function = chain.train_functions().get(stage)
     model._initial_epoch = callbacks.epoch or None  # a fit that takes its first epoch from a file leaves it here
-    if chain.is_stochastic():
-        callbacks.begin_stage(hears_learning_rate=True)
-        callbacks.set_steps(_steps(**arguments))
-        with callbacks.keeping_finite_weights():
-            stock(model, **{**arguments, "callbacks": callbacks})
-    else:
-        callbacks.begin_stage(hears_learning_rate=False)
-        fit_full_batch(stock, model, arguments, callbacks.with_steps)
-        if callbacks.has_worked and model.train_function.has_ended:
-            chain.end_stage()
-        if arguments["verbose"]:
-            for message in model.train_function.messages():
-                io_utils.print_msg(f"Stage {stage} ({chain.current().name}): {message}")
-    if chain.standing().stage == stage:  # no file has brought another one
+    try:
+        if chain.is_stochastic():
+            callbacks.begin_stage(hears_learning_rate=True)
+            callbacks.set_steps(_steps(**arguments))
+            with callbacks.keeping_finite_weights():
+                stock(model, **{**arguments, "callbacks": callbacks})
+        else:
+            callbacks.begin_stage(hears_learning_rate=False)
+            fit_full_batch(stock, model, arguments, callbacks.with_steps)
+            if callbacks.has_worked and model.train_function.has_ended:
+                chain.end_stage()
+            if arguments["verbose"]:
+                for message in model.train_function.messages():
+                    io_utils.print_msg(f"Stage {stage} ({chain.current().name}): {message}")
+    finally:
         chain.train_functions()[stage] = model.train_function
-        chain.advance()
+    chain.advance()
+    model.train_function = chain.train_functions().get(chain.standing().stage)
+
+
+def _refuse_generators(x, steps_per_epoch, **_):
+    if isinstance(x, types.GeneratorType) and steps_per_epoch is None:
+        raise ValueError(
+            "Expected data that every stage of a chain can read from its beginning. Received: x, a Python generator. "
+            "Give a PyDataset, a tf.data.Dataset or arrays, or steps_per_epoch= for a generator without end."
+        )
 
 
 def _steps(x, batch_size, steps_per_epoch, **_):
@@ -158,10 +168,10 @@ class _OneFit(keras.callbacks.CallbackList):
         logs = chain.count_epoch(logs, has_ended)
         if self.callbacks is not self._all and len(self.callbacks) < len(self._all):
             logs.setdefault("learning_rate", np.nan)
-        if chain.stage_is_over() and not has_ended and not chain.is_stochastic():
-            model.train_function.end()
         if chain.is_stochastic():
             self._keep_weights(logs.get("loss", 0.0))
+        if chain.stage_is_over():
+            self._end_stage(has_ended)
         model.stop_training = is_asked_to_stop
         super().on_epoch_end(epoch, logs)
         self.epoch, self._is_stopped = epoch + 1, model.stop_training
@@ -175,25 +185,52 @@ class _OneFit(keras.callbacks.CallbackList):
         self.callbacks = self._all
         super().on_train_end(self._logs)
 
+    def _end_stage(self, has_ended):
+        """Before callbacks write files: they shall hold what the next stage begins with."""
+        model, chain = self.model, self.model.optimizer
+        if chain.is_stochastic():
+            if not self._put_back_finite_weights():
+                chain.finalize_variable_values(model.trainable_weights)
+        elif not has_ended:
+            model.train_function.end()
+
     @contextlib.contextmanager
     def keeping_finite_weights(self):
         """Inside, mini-batches may lead to NaN: afterwards the weights are those before the best epoch."""
-        self._before_epoch = self._before_best = self.model.get_weights() if self.model.built else None
+        self._before_epoch = self._before_best = self._snapshot() if self.model.built else None
         self._best, self._is_finite = np.inf, True
-        yield
-        if not self._is_finite and self._before_best is not None:
-            self.model.set_weights(self._before_best)
-            _log.warning(
-                "Mini-batches have led to a loss or weights that are not finite: the model has the weights from before "
-                "its best epoch again. Lower the learning rate or clip the gradients of %s.",
-                self.model.optimizer.current().name,
-            )
+        try:
+            yield
+        finally:
+            self._put_back_finite_weights()
 
     def _keep_weights(self, loss):
-        if loss < self._best:
-            self._best, self._before_best = loss, self._before_epoch
-        self._before_epoch = self.model.get_weights()
-        self._is_finite = np.isfinite(loss) and _are_finite(self._before_epoch)
+        now = self._snapshot()
+        self._is_finite = bool(np.isfinite(loss)) and _are_finite(now[0])
+        if loss < self._best and (self._is_finite or self._before_epoch is not None):
+            self._best, self._before_best = loss, self._before_epoch or now
+        self._before_epoch = now
+
+    def _snapshot(self):
+        """The weights, and the variables of the optimizer, whose averages may run into NaN too."""
+        variables = self.model.optimizer.current().variables
+        return self.model.get_weights(), [np.array(keras.ops.convert_to_numpy(each)) for each in variables]
+
+    def _put_back_finite_weights(self):
+        """Whether there was need for it."""
+        if self._is_finite or self._before_best is None:
+            return False
+        optimizer, (weights, values) = self.model.optimizer.current(), self._before_best
+        self.model.set_weights(weights)
+        for i, variable in enumerate(optimizer.variables):  # made since then: as new
+            variable.assign(values[i] if i < len(values) else np.zeros(variable.shape))
+        self._is_finite = True
+        _log.warning(
+            "Mini-batches have led to a loss or weights that are not finite: the model has the weights from before its "
+            "best epoch again. Lower the learning rate or clip the gradients of %s.",
+            optimizer.name,
+        )
+        return True
 
 
 def _are_finite(weights):

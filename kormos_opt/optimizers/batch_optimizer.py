@@ -192,6 +192,10 @@ class BatchOptimizer(RemembersSolver):
         """Whether a fit has to try several initial weights first."""
         return False
 
+    def evaluations_of_starts(self) -> tuple[int, int]:
+        """What that has taken: evaluations and Hessian-vector products."""
+        return 0, 0
+
     def make_train_function(self, model: keras.Model) -> TrainFunction:
         """What `Model.fit` calls instead of its own train function."""
         for argument, reason in unknown_arguments.STOCHASTIC.items():
@@ -240,3 +244,4 @@ class _Untracked:
     plan = None
     solver = None
     table = None
+    taken = 0, 0

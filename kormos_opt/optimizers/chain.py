@@ -3,6 +3,7 @@
 `keras_internals/chained_fit.py` runs it.
 """
 
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -42,7 +43,7 @@ class Standing(NamedTuple):
     def counted(self, passes: int, products: int) -> "Standing":
         """After another epoch of a solver, which counts by itself; from zero again if it has started afresh."""
         before = self
-        if passes < self.passes - self.passes_before:
+        if passes <= self.passes - self.passes_before:
             before = self._replace(passes_before=self.passes, products_before=self.products)
         return before._replace(
             epochs=self.epochs + 1, passes=before.passes_before + passes, products=before.products_before + products
@@ -133,12 +134,21 @@ class Chain(keras.optimizers.Optimizer):
         """Those that `fit` has made, by stage, for the next fit."""
         return self._untracked.train_functions
 
-    def begin(self) -> None:
-        """A fit begins: where the last one has ended, unless the last stage was over."""
+    def begin(self, model: keras.Model, compilation: object) -> None:
+        """A fit begins: where the last one has ended, unless the last stage was over or it was that of another model.
+
+        Args:
+            model: The model.
+            compilation: Another object after every `compile`, which forgets the train functions.
+        """
         self.advance()
-        if self._untracked.standing.is_over:
+        of_another = self._untracked.model() not in (None, model)
+        if self._untracked.standing.is_over or of_another:
             self._untracked.upcoming = Standing()
             self.advance()
+        if of_another or self._untracked.compilation is not compilation:
+            self._untracked.train_functions.clear()
+        self._untracked.model, self._untracked.compilation = weakref.ref(model), compilation
 
     def count_epoch(self, logs: dict, has_ended: bool) -> dict:
         """Takes an epoch of the stage, which may have been its last one: see `stage_is_over`.
@@ -179,7 +189,7 @@ class Chain(keras.optimizers.Optimizer):
 
     def advance(self) -> None:
         """Goes on to the next stage if this one is over."""
-        if self.stage_is_over() or self._untracked.standing.is_over:
+        if self._untracked.standing != self._untracked.upcoming:
             self._untracked.standing = self._untracked.upcoming
             until = self._untracked.until[self._untracked.standing.stage]
             if hasattr(until, "reset"):
@@ -294,3 +304,8 @@ class _Untracked:
     def __init__(self):
         self.standing = self.upcoming = Standing()
         self.train_functions = {}
+        self.model, self.compilation = _nobody, None
+
+
+def _nobody():
+    return None

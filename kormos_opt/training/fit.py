@@ -223,7 +223,7 @@ class Fit:
             pretrain_fn(model)
         finally:
             self.is_pretraining = False
-        if model.optimizer is not self._optimizer or model.train_function is not train_function:
+        if keras_model.at_work(model.optimizer) is not self._optimizer or model.train_function is not train_function:
             raise ValueError(
                 "Expected a pretrain_fn that leaves the model compiled as it is: this fit goes on after it. "
                 f"Received: {getattr(pretrain_fn, '__name__', pretrain_fn)}, which compiled the model again. "
@@ -286,8 +286,8 @@ class Fit:
             logs["grad"] = run.gradient_norm
         elif any(stage.method.derivatives != "none" for stage in progress.stages):
             logs["grad"] = np.nan
-        logs["fg_evals"] = progress.nfev + run.nfev
-        logs["hessp_evals"] = progress.nhev + run.nhev
+        of_starts = self._optimizer.evaluations_of_starts()
+        logs["fg_evals"], logs["hessp_evals"] = np.add(of_starts, (progress.nfev + run.nfev, progress.nhev + run.nhev))
         if len(progress.stages) > 1:
             logs["stage"] = progress.index
         return logs

@@ -112,11 +112,12 @@ def halve(points: Iterable[np.ndarray], begin: Callable[[np.ndarray], Run], iter
         keep: How many are left after the last round.
     """
     alive, done = [Start(x, number) for number, x in enumerate(points)], []
-    while len(alive) > keep:
+    while True:
         for start in alive:
             start.advance(begin, iterations)
         alive.sort(key=lambda start: start.loss)
         half = max(keep, len(alive) // 2)
         alive, done = alive[:half], alive[half:] + done
+        if len(alive) <= keep:
+            return alive + done
         iterations *= 2
-    return alive + done

@@ -92,8 +92,6 @@ class Progress:
 
     def count_starts(self, starts: list[Start]) -> None:
         """The fit goes on from the first of these starts."""
-        self.nfev += sum(start.fg_evals for start in starts)
-        self.nhev += sum(start.hessp_evals for start in starts)
         best, worst = starts[0], starts[-1]
         self.messages.append(
             f"{len(starts)} starts: number {best.number} was the best, with a loss of {best.loss:.6g}; the worst was "
