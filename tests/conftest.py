@@ -35,7 +35,7 @@ def float64():
 
 def pytest_addoption(parser):
     parser.addoption("--thorough", action="store_true", help="the cases that tests/repeats.py leaves out too")
-    parser.addoption("--random-cases", type=int, default=3, help="cases of tests/test_random_models.py")
+    parser.addoption("--random-cases", type=int, default=2, help="cases of tests/test_random_models.py")
 
 
 def pytest_collection_modifyitems(config, items):

@@ -7,19 +7,19 @@ Every function keeps at least one, but those of `SHOWN_ELSEWHERE`. `pytest --tho
 from fnmatch import fnmatchcase
 
 KEPT = {
-    "test_advice.py::test_jac_of_the_result_is_the_gradient_at_its_x": ["newton-cg", "l-bfgs-b"],
+    "test_advice.py::test_jac_of_the_result_is_the_gradient_at_its_x": ["l-bfgs-b"],
     "test_bounds_and_constraints.py::test_least_squares_with_a_given_sum": ["*-SLSQP", "*-trust-constr", "dict-*"],
     "test_bounds_and_constraints.py::test_nonnegative_least_squares": ["*-L-BFGS-B", "*-SLSQP", "by name-*"],
-    "test_chain.py::test_a_file_carries_the_chain": ["model.keras-2", "model.keras-5", "model.weights.h5-3"],
+    "test_chain.py::test_a_file_carries_the_chain": ["model.keras-5", "model.weights.h5-3"],
     "test_chain.py::test_a_fit_after_an_error_goes_on_in_the_stage": ["2-end-Keyboard*", "5-begin-Runtime*"],
-    "test_chain.py::test_backup_and_restore_goes_on_in_the_stage": ["2", "5"],
+    "test_chain.py::test_backup_and_restore_goes_on_in_the_stage": ["5"],
+    "test_chain.py::test_files_and_later_fits_have_no_nan": ["unbuilt"],
     "test_chain.py::test_one_fit_is_the_fits_of_its_stages": ["graph"],
     "test_chain.py::test_stop_and_resume_is_never_stopped": ["pieces4"],
     "test_chain.py::test_streams": ["data set"],
     "test_changing_objective.py::test_a_loss_weight_assigned_by_a_callback": ["add_weight-*", "tf-L-BFGS-B"],
     "test_custom_steps.py::test_custom_step_has_the_loss_of_one_chunk": ["*-*7?"],
     "test_data_edges.py::test_xla_where_a_concatenation_is_differentiated_again": ["l-bfgs-b-*"],
-    "test_examples.py::test_burgers": ["ss-broyden*"],
     "test_graph_engine.py::test_a_failed_line_search_keeps_the_last_iterate": ["light", "graph_engine"],
     "test_graph_engine.py::test_nan_at_a_trial_point_is_backed_off_from": ["light", "graph_engine"],
     "test_graph_engine.py::test_a_file_carries_the_run": [
@@ -29,10 +29,9 @@ KEPT = {
         "*-LBFGS",
         "keras file-*-SSBroyden",
     ],
-    "test_graph_engine.py::test_backup_and_restore_after_sigkill": ["chain"],
     "test_graph_engine.py::test_ctrl_c_is_no_error": ["True-light"],
     "test_graph_engine.py::test_logs_are_those_of_the_accepted_iterate": ["*-light", "*-graph_engine"],
-    "test_graph_engine.py::test_many_iterations_in_a_call_are_one_in_each": ["True-float64", "False-model"],
+    "test_graph_engine.py::test_many_iterations_in_a_call_are_one_in_each": ["False-model"],
     "test_graph_engine.py::test_memory_is_left_out_of_files_on_request_or_where_it_is_large": ["scipy"],
     "test_graph_engine.py::test_stop_and_resume_is_never_stopped": ["*-graph_engine"],
     "test_graph_engine.py::test_ways_to_run": ["tfp_engine-*-float64", "light-*-float64"],
@@ -76,7 +75,7 @@ KEPT = {
         "LSTM*",
         "MultiHeadAttention*",
     ],
-    "test_layer_kinds.py::test_two_products_are_symmetric": ["Dense*", "Conv*", "Embedding", "*Normalization", "GRU"],
+    "test_layer_kinds.py::test_two_products_are_symmetric": ["Dense*", "Conv*", "Embedding", "*Normalization"],
     "test_methods.py::test_stop_and_resume_is_never_stopped": [
         "L-BFGS-B",
         "BFGS",
@@ -94,7 +93,7 @@ KEPT = {
         "weights",
         "by element",
         "streamed*",
-        "newton-cg",
+        "chain",
         "light",
         "callbacks",
     ],
@@ -114,6 +113,7 @@ KEPT = {
         "regularizers",
     ],
     "test_saving.py::test_any_number_of_seeds_goes_on_from_a_file": ["2-*"],
+    "test_saving.py::test_files_of_earlier_versions_load": ["lbfgs-*"],
     "test_saving.py::test_saved_model_without_kormos_opt": ["export-*"],
     "test_saving.py::test_copies": ["pickle-*", "deepcopy-3-*", "clone_model-3-*"],
     "test_second_derivatives.py::test_a_block_of_vectors_is_multiplied_as_one_by_one": ["Conv2D", "Embedding"],
@@ -122,7 +122,6 @@ KEPT = {
     "test_strategies.py::test_data_that_cannot_be_joined": ["sparse"],
     "test_strategies.py::test_iterates_are_those_of_one_device": [
         "three replicas-scipy",
-        "three replicas-light",
         "three replicas-graph",
         "three replicas-ss-broyden",
         "three replicas-gauss-newton",
@@ -143,6 +142,9 @@ KEPT = {
 }
 
 SHOWN_ELSEWHERE = {
+    "test_examples.py::test_burgers": "test_examples.py, test_poisson",
+    "test_graph_engine.py::test_backup_and_restore_after_sigkill": "test_multi_worker.py, and test_chain.py by errors",
+    "test_keras_tuner.py::test_search_over_names": "test_keras_tuner.py, over the options of a chain",
     "test_examples.py::test_allen_cahn": "test_examples.py, test_poisson, and test_resampling.py",
     "test_examples.py::test_several_workers_print_what_one_does": "test_multi_worker.py",
     "test_examples.py::test_the_program_of_the_page_on_physics_informed_networks": "test_examples.py, test_poisson",

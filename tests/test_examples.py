@@ -98,7 +98,7 @@ def test_transfer(tmp_path, monkeypatch, capsys):
     """Both ways lead to one head, and the features to it faster."""
     picture = tmp_path / "picture.png"
     monkeypatch.setenv("MPLBACKEND", "agg")
-    flags = ["--iterations", "60", "--finetune", "1", "--epochs", "2", "--picture", str(picture)]
+    flags = ["--iterations", "30", "--finetune", "1", "--epochs", "2", "--picture", str(picture)]
     monkeypatch.setattr(sys, "argv", ["transfer", *flags])
     transfer.main()
     out = capsys.readouterr().out
@@ -159,7 +159,7 @@ def test_burgers(solvers, float64, monkeypatch, capsys, tmp_path):
 
 
 def test_poisson(float64, monkeypatch, capsys, tmp_path):
-    flags = ["--adam", "0", "--iterations", "200", "--rows", "300"]
+    flags = ["--adam", "10", "--iterations", "200", "--rows", "300"]
     _, errors = run_physics(poisson, monkeypatch, capsys, tmp_path, *flags, xla=True)
     assert errors["ss-broyden"] < 5e-3
 

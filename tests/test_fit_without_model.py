@@ -29,6 +29,12 @@ class Optimizer:
         self.iterations = keras.Variable(0, dtype="int64")
         self.result = None
 
+    def has_starts(self):
+        return False
+
+    def evaluations_of_starts(self):
+        return 0, 0
+
     def record(self, result):
         self.result = result
 

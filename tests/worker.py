@@ -85,6 +85,9 @@ CASES = {
     "some steps": lambda strategy, folder: fit(strategy, LBFGS(), (batches(DATA)[0].repeat(),), steps_per_epoch=3),
     "PyDataset": lambda strategy, folder: fit(strategy, LBFGS(), (Slices(),)),
     "newton-cg": lambda strategy, folder: fit(strategy, kormos_opt.NewtonCG(), arrays()),
+    "chain": lambda strategy, folder: fit(
+        strategy, kormos_opt.Chain([LBFGS(engine="graph"), kormos_opt.NewtonCG()], epochs=[2, 3]), arrays()
+    ),
     "trust-exact": lambda strategy, folder: fit(strategy, kormos_opt.TrustExact(), arrays()),
     "tfp": lambda strategy, folder: fit(strategy, LBFGS(engine="tfp"), arrays(), epochs=3),
     "light": lambda strategy, folder: fit(strategy, light(), arrays(), epochs=8),
