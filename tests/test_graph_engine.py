@@ -76,10 +76,10 @@ def test_logs_are_those_of_the_accepted_iterate(make, optimizer):
     np.testing.assert_array_equal([row[:2] for row in rows], 0)
 
 
-@pytest.fixture(scope="module")
-def trained():
-    """A network after one iteration of TFP."""
-    model = compiled(network(), tfp_engine(batch_size=7))
+@pytest.fixture(scope="module", params=[graph_engine, tfp_engine])
+def trained(request):
+    """A network after one iteration."""
+    model = compiled(network(), request.param(batch_size=7))
     model.fit(*regression(), epochs=1, verbose=0)
     return model
 
