@@ -341,6 +341,14 @@ def test_two_replicas_have_the_history_of_one():
     np.testing.assert_allclose(history["loss"], expected["loss"], rtol=1e-4)
 
 
+def test_keras_has_no_stage_under_several_workers(monkeypatch):
+    with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
+        model = compiled(seeded(), three_stages())
+    monkeypatch.setattr(tf.distribute, "MultiWorkerMirroredStrategy", tf.distribute.MirroredStrategy)
+    with pytest.raises(ValueError, match="under several workers, where Keras's own fit fails. Received: 'adam'"):
+        fit(model, 3)
+
+
 def test_new_points_for_the_stages_that_take_them():
     def sample(model, rng):
         x = rng.normal(size=(64, 4)).astype("float32")

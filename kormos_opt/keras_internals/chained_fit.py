@@ -33,6 +33,7 @@ def fit(stock: Callable, fit_full_batch: Callable, model: keras.Model, arguments
     if all(hasattr(optimizer, "make_train_function") for optimizer in chain.chained):
         refuse_learning_rate_callbacks(arguments["callbacks"])
     _refuse_generators(**arguments)
+    _refuse_workers(model)
     chain.begin(model, model._compile_config)
     usual = model._initial_epoch
     callbacks = _OneFit(model, **arguments)
@@ -79,6 +80,15 @@ def _refuse_generators(x, steps_per_epoch, **_):
         raise ValueError(
             "Expected data that every stage of a chain can read from its beginning. Received: x, a Python generator. "
             "Give a PyDataset, a tf.data.Dataset or arrays, or steps_per_epoch= for a generator without end."
+        )
+
+
+def _refuse_workers(model):
+    stochastic = [each for each in model.optimizer.chained if not hasattr(each, "make_train_function")]
+    if stochastic and isinstance(model._distribute_strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        raise ValueError(
+            "Expected optimizers of kormos_opt in all stages under several workers, where Keras's own fit fails. "
+            f"Received: {stochastic[0].name!r}. Train with it on one worker before."
         )
 
 
