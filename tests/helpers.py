@@ -98,3 +98,15 @@ def collectives(objective, name):
     inside = Counter(node.op for function in graph.library.function for node in function.node_def)
     del inside["AddN"]
     return outside + inside
+
+
+def from_file(model, path, make):
+    """The model from a `.keras` file, or what `make` returns with the weights from a `.weights.h5` file."""
+    if path.suffix == ".keras":
+        model.save(path)
+        return keras.models.load_model(path)
+    model.save_weights(path)
+    loaded = make()
+    loaded.optimizer.build(loaded.trainable_variables)
+    loaded.load_weights(path)
+    return loaded

@@ -7,7 +7,7 @@ import tensorflow as tf
 from keras import layers
 
 import kormos_opt
-from tests.helpers import flat_weights
+from tests.helpers import flat_weights, from_file
 from tests.problems import compiled, linear, network, regression
 
 X, Y = regression(rows=64)
@@ -117,16 +117,9 @@ def test_a_file_carries_the_chain(kind, stop, float64, tmp_path):
     x, y = regression(rows=64, dtype="float64")
     data = {"x": x, "y": y, "shuffle": False}
     whole = fit(make(), 8, **data)
-    model, path = make(), tmp_path / kind
+    model = make()
     fit(model, stop, **data)
-    if kind == "model.keras":
-        model.save(path)
-        model = keras.models.load_model(path)
-    else:
-        model.save_weights(path)
-        model = make()
-        model.optimizer.build(model.trainable_variables)
-        model.load_weights(path)
+    model = from_file(model, tmp_path / kind, make)
     np.testing.assert_equal(
         {name: column[:1] for name, column in fit(model, 8, stop, **data).items()},
         {name: column[stop : stop + 1] for name, column in whole.items()},
@@ -265,6 +258,19 @@ def test_train_on_batch_is_a_step_of_the_stage_at_work():
     fit(other, 2)
     other.train_on_batch(X, Y)
     assert int(other.optimizer.chained[1].iterations) == 1
+
+
+def test_the_result_is_none_of_an_earlier_round():
+    model = compiled(seeded(linear), kormos_opt.Chain([adam(), "l-bfgs"], epochs=[2, 3]))
+    fit(model, 5)
+    assert model.optimizer.result.nit == 3
+    fit(model, 1)
+    assert model.optimizer.result is None
+
+
+def test_a_solver_of_your_own_is_found_by_its_name():
+    chain = kormos_opt.Chain(["sgd", "LIGHT-GRAPH"], epochs=[1, None])
+    assert fit(compiled(seeded(linear), chain), 3)["stage"] == [0, 1, 1]
 
 
 def test_a_chain_in_another_model_begins_with_its_first_stage():

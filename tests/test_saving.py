@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 
 import kormos_opt
-from tests.helpers import flat_weights
+from tests.helpers import flat_weights, from_file
 from tests.light_solver import light
 from tests.problems import compiled, network, regression
 
@@ -152,15 +152,7 @@ def test_any_number_of_seeds_goes_on_from_a_file(room, how, tmp_path, monkeypatc
     x, y = regression()
     model = make()
     model.fit(x, y, epochs=2, verbose=0)
-    path = tmp_path / ("model.keras" if how == "keras" else "model.weights.h5")
-    if how == "keras":
-        model.save(path)
-        loaded = keras.models.load_model(path)
-    else:
-        model.save_weights(path)
-        loaded = make()
-        loaded.optimizer.build(loaded.trainable_variables)
-        loaded.load_weights(path)
+    loaded = from_file(model, tmp_path / ("model.keras" if how == "keras" else "model.weights.h5"), make)
     expected = model.fit(x, y, epochs=3, verbose=0).history
     assert loaded.fit(x, y, epochs=3, verbose=0).history == expected
 

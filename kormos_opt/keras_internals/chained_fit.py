@@ -16,6 +16,7 @@ import tensorflow as tf
 from keras.src.utils import io_utils
 
 from kormos_opt.keras_internals.fit_callbacks import LEARNING_RATE, refuse_learning_rate_callbacks
+from kormos_opt.keras_internals.model import is_ours
 
 _log = logging.getLogger("kormos_opt")
 
@@ -30,10 +31,12 @@ def fit(stock: Callable, fit_full_batch: Callable, model: keras.Model, arguments
         arguments: Those of `fit`, all of them.
     """
     chain = model.optimizer
-    if all(hasattr(optimizer, "make_train_function") for optimizer in chain.chained):
+    stochastic = [optimizer for optimizer in chain.chained if not is_ours(optimizer)]
+    if stochastic:
+        _refuse_workers(model, stochastic[0])
+    else:
         refuse_learning_rate_callbacks(arguments["callbacks"])
     _refuse_generators(**arguments)
-    _refuse_workers(model)
     chain.begin(model, model._compile_config)
     usual = model._initial_epoch
     callbacks = _OneFit(model, **arguments)
@@ -55,14 +58,12 @@ def _fit_stage(stock, fit_full_batch, model, arguments, callbacks):
     stage = chain.standing().stage
     model.train_function = chain.train_functions().get(stage)
     model._initial_epoch = callbacks.epoch or None  # a fit that takes its first epoch from a file leaves it here
+    callbacks.begin_stage()
     try:
         if chain.is_stochastic():
-            callbacks.begin_stage(hears_learning_rate=True)
-            callbacks.set_steps(_steps(**arguments))
             with callbacks.keeping_finite_weights():
-                stock(model, **{**arguments, "callbacks": callbacks})
+                stock(model, **{**arguments, "callbacks": callbacks.with_steps(model, _steps(**arguments))})
         else:
-            callbacks.begin_stage(hears_learning_rate=False)
             fit_full_batch(stock, model, arguments, callbacks.with_steps)
             if callbacks.has_worked and model.train_function.has_ended:
                 chain.end_stage()
@@ -83,12 +84,11 @@ def _refuse_generators(x, steps_per_epoch, **_):
         )
 
 
-def _refuse_workers(model):
-    stochastic = [each for each in model.optimizer.chained if not hasattr(each, "make_train_function")]
-    if stochastic and isinstance(model._distribute_strategy, tf.distribute.MultiWorkerMirroredStrategy):
+def _refuse_workers(model, optimizer):
+    if isinstance(model._distribute_strategy, tf.distribute.MultiWorkerMirroredStrategy):
         raise ValueError(
             "Expected optimizers of kormos_opt in all stages under several workers, where Keras's own fit fails. "
-            f"Received: {stochastic[0].name!r}. Train with it on one worker before."
+            f"Received: {optimizer.name!r}. Train with it on one worker before."
         )
 
 
@@ -136,23 +136,16 @@ class _OneFit(keras.callbacks.CallbackList):
         is_last = self.epoch >= self.params["epochs"]
         return is_last or self._is_stopped or self.model.optimizer.standing().is_over
 
-    def begin_stage(self, hears_learning_rate: bool) -> None:
-        """A stage begins or goes on.
-
-        Args:
-            hears_learning_rate: Whether the callbacks that set the learning rate take part.
-        """
+    def begin_stage(self) -> None:
+        """A stage begins or goes on: of a solver, without the callbacks that set the learning rate."""
         self.has_worked = False
-        self.callbacks = [each for each in self._all if hears_learning_rate or not isinstance(each, LEARNING_RATE)]
+        deaf = () if self.model.optimizer.is_stochastic() else LEARNING_RATE
+        self.callbacks = [each for each in self._all if not isinstance(each, deaf)]
 
-    def with_steps(self, model, steps, **_):
+    def with_steps(self, model, steps: int | None, **_):
         """This list, for a fit whose epochs have so many batches."""
-        self.set_steps(steps)
-        return self
-
-    def set_steps(self, steps: int | None) -> None:
-        """Tells all callbacks how many batches an epoch has."""
         self.set_params({**self.params, "steps": steps})
+        return self
 
     def on_train_begin(self, logs=None):
         if self._has_begun:
@@ -176,10 +169,10 @@ class _OneFit(keras.callbacks.CallbackList):
         has_ended = not chain.is_stochastic() and model.train_function.has_ended
         is_asked_to_stop = model.stop_training and not has_ended
         logs = chain.count_epoch(logs, has_ended)
-        if self.callbacks is not self._all and len(self.callbacks) < len(self._all):
-            logs.setdefault("learning_rate", np.nan)
         if chain.is_stochastic():
             self._keep_weights(logs.get("loss", 0.0))
+        elif any(isinstance(each, LEARNING_RATE) for each in self._all):
+            logs.setdefault("learning_rate", np.nan)  # a column has a value for every row
         if chain.stage_is_over():
             self._end_stage(has_ended)
         model.stop_training = is_asked_to_stop

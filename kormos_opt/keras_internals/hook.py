@@ -2,7 +2,8 @@
 
     compile                knows our optimizers by name, in any case
     make_train_function    lets the optimizer build the train function
-    fit                    sets the data aside as one full batch, and runs the stock `fit` over empty batches
+    fit                    sets the data aside as one full batch, and runs the stock `fit` over empty batches; of a
+                           chain `chained_fit.py` has one fit for each stage
 
 The stock loop makes two iterators an epoch and calls the train function once a batch: 20 ms and more an epoch that no
 evaluation needs. So it is given one empty batch for each epoch. Everything else of `fit` is Keras's own.
@@ -27,7 +28,7 @@ from keras.src.trainers.trainer import Trainer
 from keras.src.utils import io_utils
 
 from kormos_opt.keras_internals import chained_fit, fit_callbacks, sklearn_fit
-from kormos_opt.keras_internals.model import at_work, build, innermost, is_chain, layers
+from kormos_opt.keras_internals.model import at_work, build, innermost, is_chain, is_ours, layers
 from kormos_opt.keras_internals.tracing import replaced
 from kormos_opt.keras_internals.version import check_version
 
@@ -61,7 +62,7 @@ def _with_our_names(find, stock):
     def compile(model, optimizer="rmsprop", *args, **kwargs):
         if isinstance(optimizer, str):
             optimizer = find(optimizer) or optimizer
-        if isinstance(optimizer, type) and hasattr(optimizer, "make_train_function"):
+        if isinstance(optimizer, type) and is_ours(optimizer):
             raise ValueError(
                 f"Expected an optimizer. Received: optimizer={optimizer.__name__}, which is its class. "
                 f"Write optimizer={optimizer.__name__}()."
@@ -74,7 +75,7 @@ def _with_our_names(find, stock):
 def _dispatching(stock, ours, find_optimizer=at_work):
     @functools.wraps(stock)
     def method(model, *args, **kwargs):
-        if model.compiled and hasattr(find_optimizer(model.optimizer), "make_train_function"):
+        if model.compiled and is_ours(find_optimizer(model.optimizer)):
             return ours(stock, model, *args, **kwargs)
         return stock(model, *args, **kwargs)
 

@@ -47,6 +47,11 @@ def innermost(optimizer):
     return getattr(optimizer, "inner_optimizer", optimizer)
 
 
+def is_ours(optimizer) -> bool:
+    """Whether this optimizer, or class of optimizers, makes a train function of its own."""
+    return hasattr(optimizer, "make_train_function")
+
+
 def is_chain(optimizer) -> bool:
     """Whether this is a `kormos_opt.Chain`."""
     return hasattr(optimizer, "train_functions")

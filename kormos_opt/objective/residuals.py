@@ -106,6 +106,11 @@ class Residuals:
         """How many residuals at the end every chunk repeats."""
         return self._traced.terms.squares.once
 
+    @property
+    def _tolerance(self):
+        """The relative difference up to which two sums are the same."""
+        return np.sqrt(precision.resolution(self._objective.dtype))
+
     def _by_columns(self, x, m, n):
         """Blocks of columns, each with as many vectors as fit."""
         block = min(self._objective.vectors_per_block, n)
@@ -188,21 +193,20 @@ class Residuals:
         if not self._objective.terms.is_doubtful:
             return True
         data, of_a_row = self._bound.data, (values.size - self._once) // self._bound.data.rows
-        tolerance = np.sqrt(precision.resolution(self._objective.dtype))
 
         def is_same(row):
             chunk = rows_between(data.data, row, row + 1)
             (alone,) = self._each_chunk(x, [chunk], self._traced.residuals)
             among = values[row * of_a_row :][:of_a_row]
-            return np.allclose(alone[:of_a_row], among, rtol=tolerance, atol=tolerance * np.abs(values).max())
+            scale = np.abs(values).max()
+            return np.allclose(alone[:of_a_row], among, rtol=self._tolerance, atol=self._tolerance * scale)
 
         return is_same(0) and is_same(data.rows - 1)
 
     def _check(self, x, values):
         """Raises `ValueError` if the sum of squares is not f."""
         fun, found = self._bound.evaluate(x, gradient=False).fun, float(values @ values)
-        tolerance = np.sqrt(precision.resolution(self._objective.dtype))
-        if np.isclose(found, fun, rtol=tolerance, atol=0) or not np.isfinite(fun):
+        if np.isclose(found, fun, rtol=self._tolerance, atol=0) or not np.isfinite(fun):
             return
         others = ", ".join(dict.fromkeys(self._traced.terms.squares.others))
         raise ValueError(

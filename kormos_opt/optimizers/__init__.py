@@ -1,5 +1,7 @@
 """The optimizers to compile with, by name. Settings only: no tensor, no thread."""
 
+import keras
+
 from kormos_opt.optimizers.batch_optimizer import BatchOptimizer
 from kormos_opt.optimizers.lbfgs import LBFGS
 from kormos_opt.optimizers.least_squares import LevenbergMarquardt
@@ -59,6 +61,12 @@ def find(name: str) -> BatchOptimizer | None:
     if name.lower() in NAMES:
         return NAMES[name.lower()]()
     return ScipyBatchOptimizer(method=name) if name.lower() in registry.METHODS else None
+
+
+def any_optimizer(identifier: str | keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
+    """The optimizer of that name, in any case, or the one that is handed over, Keras's or ours."""
+    found = find(identifier) if isinstance(identifier, str) else None
+    return found or keras.optimizers.get(identifier)
 
 
 def get(identifier: str | BatchOptimizer) -> BatchOptimizer:

@@ -11,7 +11,9 @@ import keras
 import numpy as np
 from scipy.optimize import OptimizeResult
 
+from kormos_opt.optimizers import any_optimizer
 from kormos_opt.optimizers.batch_optimizer import BatchOptimizer
+from kormos_opt.optimizers.settings import deserialized
 from kormos_opt.stages.options import is_positive_integer
 from kormos_opt.training.train_function import TrainFunction
 
@@ -97,26 +99,13 @@ class Chain(keras.optimizers.Optimizer):
             raise ValueError(f"Expected a list of optimizers. Received: optimizers={optimizers!r}.")
         super().__init__(learning_rate=1.0, name=name)
         self.chained = [_optimizer(each) for each in optimizers]
-        self._untracked = _Untracked()
-        self._untracked.epochs = _for_each_stage("epochs", epochs, len(self.chained))
-        self._untracked.until = _for_each_stage("until", until, len(self.chained))
-        self._check()
+        epochs, until = (
+            _for_each_stage(name, values, self.chained) for name, values in (("epochs", epochs), ("until", until))
+        )
+        _check(self.chained, epochs, until)
+        self._untracked = _Untracked(epochs, until)
 
-    def _check(self):
-        for epochs in self._untracked.epochs:
-            if not (epochs is None or is_positive_integer(epochs)):
-                raise ValueError(f"Expected positive integers or None. Received: epochs={self._untracked.epochs!r}.")
-        for until in self._untracked.until:
-            if not (until is None or callable(until)):
-                raise ValueError(f"Expected functions of the logs or None. Received: until={self._untracked.until!r}.")
-        ends = zip(self.chained, self._untracked.epochs, self._untracked.until, strict=True)
-        for place, (optimizer, epochs, until) in enumerate(ends):
-            is_last = place == len(self.chained) - 1
-            if not is_last and epochs is None and until is None and not isinstance(optimizer, BatchOptimizer):
-                raise ValueError(
-                    f"Expected epochs= or until= for {optimizer.name!r}, which never ends by itself. Received: "
-                    f"epochs={self._untracked.epochs!r}, until={self._untracked.until!r}."
-                )
+    # Methods and no properties, for Keras looks into every attribute for what to save.
 
     def current(self) -> keras.optimizers.Optimizer:
         """The optimizer that is at work, or will be next."""
@@ -142,7 +131,8 @@ class Chain(keras.optimizers.Optimizer):
             compilation: Another object after every `compile`, which forgets the train functions.
         """
         self.advance()
-        of_another = self._untracked.model() not in (None, model)
+        known = self._untracked.model
+        of_another = known is not None and known() is not model
         if self._untracked.standing.is_over or of_another:
             self._untracked.upcoming = Standing()
             self.advance()
@@ -197,8 +187,9 @@ class Chain(keras.optimizers.Optimizer):
 
     @property
     def result(self) -> OptimizeResult | None:
-        """The result of the last solver that has worked, `None` before."""
-        results = [each.result for each in self.chained if isinstance(each, BatchOptimizer)]
+        """The result of the solver at work, or of the last one before it, `None` if there was none."""
+        so_far = self.chained[: self._untracked.standing.stage + 1]
+        results = [each.result for each in so_far if isinstance(each, BatchOptimizer)]
         return next((result for result in reversed(results) if result is not None), None)
 
     @property
@@ -274,24 +265,31 @@ class Chain(keras.optimizers.Optimizer):
     @classmethod
     def from_config(cls, config, custom_objects=None):
         """The inverse of `get_config`."""
-
-        def made(items):
-            return [
-                keras.saving.deserialize_keras_object(each, custom_objects) if isinstance(each, Mapping) else each
-                for each in items
-            ]
-
-        return cls(made(config["optimizers"]), config["epochs"], made(config["until"]), config["name"])
+        return cls(**deserialized(config, custom_objects))
 
 
 def _optimizer(identifier):
-    optimizer = keras.optimizers.get(identifier.lower() if isinstance(identifier, str) else identifier)
+    optimizer = any_optimizer(identifier)
     if isinstance(optimizer, Chain):
         raise ValueError("Expected optimizers that are no chains. Received: a Chain in a Chain. Put all in one list.")
     return optimizer
 
 
-def _for_each_stage(name, values, count):
+def _check(optimizers, epochs, until):
+    if not all(each is None or is_positive_integer(each) for each in epochs):
+        raise ValueError(f"Expected positive integers or None. Received: epochs={epochs!r}.")
+    if not all(each is None or callable(each) for each in until):
+        raise ValueError(f"Expected functions of the logs or None. Received: until={until!r}.")
+    for optimizer, bound, condition in list(zip(optimizers, epochs, until, strict=True))[:-1]:
+        if bound is None and condition is None and not isinstance(optimizer, BatchOptimizer):
+            raise ValueError(
+                f"Expected epochs= or until= for {optimizer.name!r}, which never ends by itself. Received: "
+                f"epochs={epochs!r}, until={until!r}."
+            )
+
+
+def _for_each_stage(name, values, optimizers):
+    count = len(optimizers)
     values = [None] * count if values is None else values
     if isinstance(values, str) or not hasattr(values, "__len__") or len(values) != count:
         raise ValueError(f"Expected a list with an item for each of {count} optimizers. Received: {name}={values!r}.")
@@ -301,11 +299,8 @@ def _for_each_stage(name, values, count):
 class _Untracked:
     """Holds what neither Keras nor TensorFlow shall track: they would wrap and save it."""
 
-    def __init__(self):
+    def __init__(self, epochs, until):
+        self.epochs, self.until = epochs, until
         self.standing = self.upcoming = Standing()
         self.train_functions = {}
-        self.model, self.compilation = _nobody, None
-
-
-def _nobody():
-    return None
+        self.model = self.compilation = None  # of the last fit; the model as a weak reference

@@ -7,7 +7,9 @@ import keras
 import numpy as np
 
 from kormos_opt.keras_internals import initial_weights
+from kormos_opt.optimizers import any_optimizer
 from kormos_opt.optimizers.batch_optimizer import BatchOptimizer
+from kormos_opt.optimizers.settings import deserialized
 from kormos_opt.stages.options import is_positive_integer
 from kormos_opt.training.multi_start import Start
 
@@ -58,7 +60,7 @@ class MultiStart(BatchOptimizer):
         keep: int = 1,
         name: str = "multistart",
     ):
-        optimizer = keras.optimizers.get(optimizer.lower() if isinstance(optimizer, str) else optimizer)
+        optimizer = any_optimizer(optimizer)
         if not hasattr(optimizer, "plan"):
             raise ValueError(
                 f"Expected an optimizer of kormos_opt with a solver of its own. Received: optimizer={optimizer.name!r}."
@@ -132,8 +134,4 @@ class MultiStart(BatchOptimizer):
     @classmethod
     def from_config(cls, config, custom_objects=None):
         """The inverse of `get_config`."""
-        made = {
-            name: keras.saving.deserialize_keras_object(value, custom_objects) if isinstance(value, dict) else value
-            for name, value in config.items()
-        }
-        return cls(**made)
+        return cls(**deserialized(config, custom_objects))

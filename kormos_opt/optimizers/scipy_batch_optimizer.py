@@ -10,7 +10,7 @@ from scipy.optimize import Bounds, OptimizeResult
 from typing_extensions import Unpack
 
 from kormos_opt.optimizers.batch_optimizer import BatchOptimizer
-from kormos_opt.optimizers.settings import Settings
+from kormos_opt.optimizers.settings import Settings, deserialized
 from kormos_opt.stages import constraints as constraints_of_stages
 from kormos_opt.stages.plan import BoundsLike, Plan, StageArguments
 from kormos_opt.stages.stage import Stage
@@ -140,7 +140,7 @@ class ScipyBatchOptimizer(BatchOptimizer):
         """The inverse of `get_config`, after Keras has serialized it."""
         config = dict(config)
         for name in {"pretrain_fn", "options", "bounds", "constraints"} & config.keys():
-            config[name] = _deserialized(config[name], custom_objects)
+            config[name] = deserialized(config[name], custom_objects)
         if isinstance(config.get("bounds"), dict) and "scipy.optimize.Bounds" in config["bounds"]:
             config["bounds"] = Bounds(**config["bounds"]["scipy.optimize.Bounds"])
         if config.get("constraints"):
@@ -185,14 +185,3 @@ class NamedOptimizer(ScipyBatchOptimizer):
         config = super().get_config()
         del config["method"]
         return config
-
-
-def _deserialized(value, custom_objects):
-    """What Keras has serialized, at any depth; all else, as `get_config` itself returns it, as it is."""
-    if isinstance(value, dict) and {"class_name", "config"} <= value.keys():
-        return keras.saving.deserialize_keras_object(value, custom_objects=custom_objects)
-    if isinstance(value, dict):
-        return {name: _deserialized(each, custom_objects) for name, each in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(_deserialized(each, custom_objects) for each in value)
-    return value

@@ -40,3 +40,14 @@ def check_settings(
         raise ValueError(f'Expected True, False or "auto". Received: save_memory={save_memory!r}.')
     if curvature not in ("exact", "gauss-newton"):
         raise ValueError(f'Expected "exact" or "gauss-newton". Received: curvature={curvature!r}.')
+
+
+def deserialized(value, custom_objects):
+    """What Keras has serialized, at any depth; all else, as `get_config` itself returns it, as it is."""
+    if isinstance(value, dict) and {"class_name", "config"} <= value.keys():
+        return keras.saving.deserialize_keras_object(value, custom_objects=custom_objects)
+    if isinstance(value, dict):
+        return {name: deserialized(each, custom_objects) for name, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(deserialized(each, custom_objects) for each in value)
+    return value

@@ -212,7 +212,7 @@ class Fit:
         """Goes on from the best of many initial weights."""
         progress = self._progress
         begin = functools.partial(self._begin, progress.stage, self._answers, None, None)
-        progress.count_starts(best_of_many(self._model, self._optimizer, self._objective, self._state, begin))
+        progress.report_starts(best_of_many(self._model, self._optimizer, self._objective, self._state, begin))
         self._start(pretrain=False)
 
     def _pretrain(self, pretrain_fn):

@@ -90,7 +90,7 @@ class Progress:
         """Whether a run waits for the next fit."""
         return self.run is not None and not self.has_ended
 
-    def count_starts(self, starts: list[Start]) -> None:
+    def report_starts(self, starts: list[Start]) -> None:
         """The fit goes on from the first of these starts."""
         best, worst = starts[0], starts[-1]
         self.messages.append(
