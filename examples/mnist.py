@@ -58,8 +58,10 @@ def in_two_fits(x, y, optimizer: list, epochs: list[int]) -> pd.DataFrame:
     """The same with a fit for each: the same losses, bit for bit on one thread."""
     model = build_model()
     histories = [
-        pd.DataFrame(compiled(model, each).fit(x, y, batch_size=32, epochs=count, verbose=0).history)
-        for each, count in zip(optimizer, epochs, strict=True)
+        pd.DataFrame(compiled(model, each).fit(x, y, batch_size=32, epochs=count, verbose=0).history).assign(
+            stage=stage
+        )
+        for stage, (each, count) in enumerate(zip(optimizer, epochs, strict=True))
     ]
     return pd.concat(histories, ignore_index=True).rename_axis("epoch")
 
@@ -92,11 +94,13 @@ def main() -> None:
 def draw(table: pd.DataFrame, path: str) -> None:
     """The loss over the evaluations that each iterate took."""
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
-    axes.plot(table["fg_evals"], table["loss"], "o-")  # Adam's own passes count too
+    for stage, rows in table.groupby("stage"):
+        axes.plot(rows["fg_evals"], rows["loss"], "o-", label=("Adam", "L-BFGS-B")[int(stage)])
+    axes.legend()
     axes.set(
         xlabel="passes over the images (evaluations of the loss and its gradient)",
         ylabel="crossentropy, with dropout",
-        title="MNIST convnet: L-BFGS-B after an epoch of Adam",
+        title="MNIST convnet: an epoch of Adam, then L-BFGS-B",
     )
     axes.grid(alpha=0.3)
     figure.savefig(path, dpi=120)
