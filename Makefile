@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 OLDEST_PYTHON ?= python3.10
 BIN = $(VENV)/bin
+INSTALL = $(BIN)/python -m uv pip install --python $(BIN)/python --quiet --compile-bytecode --editable
 export TF_CPP_MIN_LOG_LEVEL = 2
 
 .PHONY: demo test test-quick test-thorough test-oldest lint benchmarks clean
@@ -48,14 +49,13 @@ test-oldest:
 	.venv-oldest/bin/python -m pytest -q $(ALL_CORES) --thorough
 
 benchmarks: $(VENV)/installed
-	$(BIN)/python -m pip install --quiet --editable '.[benchmark]'
+	$(INSTALL) '.[benchmark]'
 	$(BIN)/python -m benchmarks.overhead
 
 $(VENV)/installed: pyproject.toml requirements.txt $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --no-compile --editable '.[test]' $(CONSTRAINTS:%=--constraint %)
-	-$(BIN)/python -m compileall -q -j 0 $(VENV)/lib > /dev/null  # on all cores; pip takes one
+	$(BIN)/python -m pip install --quiet uv
+	$(INSTALL) '.[test]' $(CONSTRAINTS:%=--constraint %)
 	touch $@
 
 clean:

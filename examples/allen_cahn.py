@@ -1,13 +1,20 @@
-"""A physics-informed network for the Allen-Cahn equation, whose points move to where the equation holds least.
+"""Allen-Cahn equation: points that move
+=====================================
+
+A physics-informed network, whose points move to where the equation holds least::
 
     u_t = D u_xx + 5 (u - u^3)  for -1 < x < 1, 0 < t < 1,  D = 1e-4,   u(x, 0) = x^2 cos(pi x),   periodic in x
 
-python -m examples.allen_cahn [--solvers ss-broyden,l-bfgs] [--iterations 10000] [--seed 0] [--picture allen_cahn.png]
+    python -m examples.allen_cahn [--solvers ss-broyden,l-bfgs] [--iterations 10000] [--seed 0] [--picture PNG]
+
+.. image:: /allen_cahn.png
 
 u is even, so 0 < x < 1 is enough. Continued periodically, the initial value has a kink at x = 1, which diffusion rounds
 off in a thin layer. The part of u that knows this layer is the heat flow w of the initial value, a cosine series. The
 network finds the rest, u = w + t N, and sees w beside periodic features of x.
 """
+
+# sphinx_gallery_thumbnail_path = "allen_cahn.png"
 
 import functools
 

@@ -1,12 +1,19 @@
-"""A physics-informed network for Burgers' equation: Adam, then a solver, against the exact solution.
+"""Burgers' equation: Adam, then a solver
+======================================
+
+A physics-informed network against the exact solution::
 
     u_t + u u_x = (0.01 / pi) u_xx  for -1 < x < 1, 0 < t < 1,   u(x, 0) = -sin(pi x),   u(-1, t) = u(1, t) = 0
 
-python -m examples.burgers [--solvers ss-broyden,l-bfgs] [--iterations 10000] [--seed 0] [--picture burgers.png]
+    python -m examples.burgers [--solvers ss-broyden,l-bfgs] [--iterations 10000] [--seed 0] [--picture PNG]
+
+.. image:: /burgers.png
 
 The exact solution is the quadrature of the Cole-Hopf transform (Basdevant and others, Spectral and finite difference
 solutions of the Burgers equation, 1986).
 """
+
+# sphinx_gallery_thumbnail_path = "burgers.png"
 
 import functools
 

@@ -1,13 +1,20 @@
-"""A curve from chemistry with its confidence band: the speed of an enzyme, after Michaelis and Menten.
+"""A curve from chemistry with its confidence band
+===============================================
+
+The speed of an enzyme, after Michaelis and Menten::
 
     speed = Vm c / (K + c)
 
-python -m examples.curve_fit [--level 0.95] [--picture curve_fit.png]
+    python -m examples.curve_fit [--level 0.95] [--picture PNG]
+
+.. image:: /curve_fit.png
 
 The data are those of Treloar, Effects of Puromycin on Galactosyltransferase in Golgi Membranes (1974), as Bates and
 Watts print them, Nonlinear Regression Analysis and Its Applications (1988), table A1.3. They find Vm = 212.7 with a
 standard error of 6.947, and K = 0.06412 with 0.008281.
 """
+
+# sphinx_gallery_thumbnail_path = "curve_fit.png"
 
 import argparse
 

@@ -1,7 +1,16 @@
-"""Softmax regression on real data: 1797 handwritten digits of scikit-learn, trained to the end by L-BFGS.
+"""Handwritten digits, to the end
+==============================
 
-python -m examples.demo
+Softmax regression on 1797 real images of scikit-learn, trained until L-BFGS has converged::
+
+    python -m examples.demo [PICTURE]
+
+.. image:: /demo.png
 """
+
+# sphinx_gallery_thumbnail_path = "demo.png"
+
+import sys
 
 import keras
 import pandas as pd
@@ -25,4 +34,6 @@ history = model.fit(x, y, epochs=300, validation_data=(x_val, y_val), verbose=0)
 columns = ["loss", "grad", "fg_evals", "accuracy", "val_loss", "val_accuracy"]
 with pd.option_context("display.width", 120, "display.max_rows", 24, "display.float_format", "{:.6g}".format):
     print(pd.DataFrame(history.history)[columns].rename_axis("epoch"))
-print(model.optimizer.result.message)
+print(model.optimizer.result)
+if len(sys.argv) > 1:
+    kormos_opt.plot_history(history)[0].figure.savefig(sys.argv[1], dpi=110)

@@ -1,12 +1,19 @@
-"""An inverse problem: the viscosity of Burgers' equation from measurements of its solution.
+"""An inverse problem: the viscosity of Burgers' equation
+======================================================
+
+A constant of the equation is found from measurements of its solution::
 
     u_t + u u_x = v u_xx  for -1 < x < 1, 0 < t < 1,   u(x, 0) = -sin(pi x),   u(-1, t) = u(1, t) = 0,   v = ?
 
-python -m examples.inverse_burgers [--noise 0.01] [--measurements 500] [--iterations 5000] [--picture inverse.png]
+    python -m examples.inverse_burgers [--noise 0.01] [--measurements 500] [--iterations 5000] [--picture PNG]
+
+.. image:: /inverse_burgers.png
 
 v is a weight like those of the network, and a metric shows it in the history. The loss has two terms, over points of
-two kinds: the residual at the points that `fit` is given, and the misfit at the measurements, which the model keeps.
+two kinds: the residual at the points that ``fit`` is given, and the misfit at the measurements, which the model keeps.
 """
+
+# sphinx_gallery_thumbnail_path = "inverse_burgers.png"
 
 import keras
 import numpy as np

@@ -1,17 +1,23 @@
-"""A convolutional network on MNIST, in one fit: an epoch of Adam, then three iterations of L-BFGS-B on all images.
+"""MNIST: Adam and L-BFGS in one fit
+=================================
 
-python -m examples.mnist [--data FOLDER] [--seed 0] [--rows 60000] [--batch-size auto] [--two-fits] [--picture PNG]
+A convolutional network: an epoch of Adam, then three iterations of L-BFGS-B on all images::
 
-FOLDER holds `mnist.npz`; without it Keras downloads the images. `--rows` takes fewer. `--batch-size auto` measures
-how many images the memory takes at a time, and stays below a limit set with `ulimit -v`.
+    python -m examples.mnist [--data FOLDER] [--seed 0] [--rows 60000] [--batch-size auto] [--two-fits] [--picture PNG]
+
+.. image:: /mnist.png
+
+FOLDER holds ``mnist.npz``; without it Keras downloads the images. ``--rows`` takes fewer. ``--batch-size auto``
+measures how many images the memory takes at a time, and stays below a limit set with ``ulimit -v``.
 """
+
+# sphinx_gallery_thumbnail_path = "mnist.png"
 
 import argparse
 import resource
 import sys
 
 import keras
-import matplotlib.pyplot as plt
 import pandas as pd
 
 import kormos_opt
@@ -93,17 +99,15 @@ def main() -> None:
 
 def draw(table: pd.DataFrame, path: str) -> None:
     """The loss over the evaluations that each iterate took."""
-    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
-    for stage, rows in table.groupby("stage"):
-        axes.plot(rows["fg_evals"], rows["loss"], "o-", label=("Adam", "L-BFGS-B")[int(stage)])
-    axes.legend()
+    names = {0: "Adam", 1: "L-BFGS-B"}
+    runs = {names[stage]: rows.to_dict("list") for stage, rows in table.drop(columns="grad").groupby("stage")}
+    (axes,) = kormos_opt.plot_history(runs)
+    for line in axes.lines:
+        line.set_marker("o")
     axes.set(
-        xlabel="passes over the images (evaluations of the loss and its gradient)",
-        ylabel="crossentropy, with dropout",
-        title="MNIST convnet: an epoch of Adam, then L-BFGS-B",
+        title="MNIST convnet: an epoch of Adam, then L-BFGS-B", ylabel="crossentropy, with dropout", yscale="linear"
     )
-    axes.grid(alpha=0.3)
-    figure.savefig(path, dpi=120)
+    axes.figure.savefig(path, dpi=120)
     print(f"Picture of the convergence: {path}")
 
 

@@ -1,16 +1,21 @@
-"""A rank 5 factorization of the MovieLens ratings: 51670 parameters, 90752 ratings, 20 iterations.
+"""A factorization of the MovieLens ratings
+========================================
 
-python -m examples.movielens [--data FOLDER] [--seed 0] [--picture movielens.png]
+Rank 5: 51670 parameters, 90752 ratings, 20 iterations::
 
-FOLDER holds `ml-latest-small/ratings.csv`; without it Keras downloads the ratings.
+    python -m examples.movielens [--data FOLDER] [--seed 0] [--picture PNG]
+
+.. image:: /movielens.png
+
+FOLDER holds ``ml-latest-small/ratings.csv``; without it Keras downloads the ratings.
 """
+
+# sphinx_gallery_thumbnail_path = "movielens.png"
 
 import argparse
 
 import keras
-import matplotlib.pyplot as plt
 import pandas as pd
-from matplotlib import ticker
 
 import kormos_opt
 from examples.data import movielens
@@ -56,27 +61,14 @@ def main() -> None:
     )
     table = pd.DataFrame(history.history)[["loss", "grad", "fg_evals", "val_loss"]].rename_axis("epoch")
     print(table.to_string(float_format="{:.6f}".format))
-    draw(table, arguments.picture)
+    draw(history, arguments.picture)
 
 
-def draw(table: pd.DataFrame, path: str) -> None:
+def draw(history: keras.callbacks.History, path: str) -> None:
     """The loss over the evaluations that each iterate took."""
-    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
-    axes.plot(table["fg_evals"], table["loss"], "o-", label="training")
-    axes.plot(table["fg_evals"], table["val_loss"], "s-", label="validation")
-    axes.set(
-        xlabel="passes over the ratings (evaluations of the loss and its gradient)",
-        ylabel="mean squared error + penalty",
-        title=f"L-BFGS on MovieLens, rank {RANK}",
-        yscale="log",
-        xlim=(0, None),
-    )
-    axes.yaxis.set_major_locator(ticker.FixedLocator([0.05, 0.1, 0.2, 0.5]))
-    axes.yaxis.set_major_formatter("{x:g}")
-    axes.yaxis.set_minor_formatter(ticker.NullFormatter())
-    axes.grid(alpha=0.3, which="both")
-    axes.legend()
-    figure.savefig(path, dpi=120)
+    axes = kormos_opt.plot_history(history)
+    axes[0].set_title(f"L-BFGS on MovieLens, rank {RANK}")
+    axes[0].figure.savefig(path, dpi=120)
     print(f"Picture of the convergence: {path}")
 
 

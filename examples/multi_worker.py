@@ -1,16 +1,23 @@
-"""Softmax regression on MNIST by several processes, each with its part of the images, that act as one.
+"""Several processes that act as one
+=================================
 
-python -m examples.multi_worker --workers 2 [--data FOLDER] [--epochs 30] [--engine graph] [--backup FOLDER]
+Softmax regression on MNIST, each process with its part of the images::
 
-starts them all on this host. On several machines start one process on each, with its own TF_CONFIG and without
-`--workers`, and a `--backup` folder that all of them see:
+    python -m examples.multi_worker --workers 2 [--data FOLDER] [--epochs 30] [--engine graph] [--backup FOLDER]
 
-TF_CONFIG='{"cluster": {"worker": ["host-a:12345", "host-b:12345"]}, "task": {"type": "worker", "index": 0}}' \
-    python -m examples.multi_worker --backup /shared/backup
+.. image:: /multi_worker.png
 
-FOLDER of `--data` holds `mnist.npz`; without it Keras downloads the images. With `--backup` a run that was killed goes
-on from its last epoch when it is started again.
+This starts them all on one host. On several machines start one process on each, with its own TF_CONFIG and without
+``--workers``, and a ``--backup`` folder that all of them see::
+
+    TF_CONFIG='{"cluster": {"worker": ["host-a:12345", "host-b:12345"]}, "task": {"type": "worker", "index": 0}}' \\
+        python -m examples.multi_worker --backup /shared/backup
+
+FOLDER of ``--data`` holds ``mnist.npz``; without it Keras downloads the images. With ``--backup`` a run that was killed
+goes on from its last epoch when it is started again. ``--picture PNG`` draws the loss.
 """
+
+# sphinx_gallery_thumbnail_path = "multi_worker.png"
 
 import argparse
 import json
@@ -37,6 +44,7 @@ def main() -> None:
     parser.add_argument("--engine", choices=["scipy", "graph", "tfp"], default="scipy")
     parser.add_argument("--backup", help="folder to go on from after a crash")
     parser.add_argument("--rows", type=int, default=60_000, help="images to take")
+    parser.add_argument("--picture", help="file for the picture of the loss")
     arguments = parser.parse_args()
     if arguments.workers:
         sys.exit(start(arguments.workers, drop_workers(sys.argv[1:])))
@@ -60,6 +68,8 @@ def train(arguments: argparse.Namespace) -> None:
         print(pd.DataFrame(history).rename_axis("epoch").to_string(max_rows=10, float_format="{:.6g}".format))
         print(model.optimizer.result.message)
         print(f"{strategy.num_replicas_in_sync} workers, {time.perf_counter() - begin:.1f} s")
+        if arguments.picture:
+            kormos_opt.plot_history(history)[0].figure.savefig(arguments.picture, dpi=110)
 
 
 def start(workers: int, arguments: list[str]) -> int:

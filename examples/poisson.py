@@ -1,9 +1,16 @@
-"""A physics-informed network for Poisson's equation on the unit square, against the solution it was made from.
+"""Poisson's equation on the unit square
+=====================================
+
+A physics-informed network against the solution that the problem was made from::
 
     u_xx + u_yy = f  for 0 < x, y < 1,   u = 0 on the boundary,   u = sin(pi x) sin(2 pi y)
 
-python -m examples.poisson [--solvers ss-broyden,l-bfgs] [--iterations 2000] [--seed 0] [--picture poisson.png]
+    python -m examples.poisson [--solvers ss-broyden,l-bfgs] [--iterations 2000] [--seed 0] [--picture PNG]
+
+.. image:: /poisson.png
 """
+
+# sphinx_gallery_thumbnail_path = "poisson.png"
 
 import keras
 import numpy as np

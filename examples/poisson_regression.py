@@ -1,13 +1,21 @@
-"""Poisson regression with an offset: the summary of this package beside that of statsmodels.
+"""Poisson regression beside statsmodels
+=====================================
 
-python -m examples.poisson_regression [--rows 2000]
+Insurance claims with an offset, whose expected number is ``exposure * exp(b0 + b1 age + b2 power + b3 town)``::
 
-Insurance claims that are generated here: their expected number is `exposure * exp(b0 + b1 age + b2 power + b3 town)`.
+    python -m examples.poisson_regression [--rows 2000] [--picture PNG]
+
+.. image:: /poisson_regression.png
+
+The claims are generated here. The summary of this package stands beside that of statsmodels.
 """
+
+# sphinx_gallery_thumbnail_path = "poisson_regression.png"
 
 import argparse
 
 import keras
+import matplotlib.pyplot as plt
 import numpy as np
 
 import kormos_opt
@@ -32,17 +40,35 @@ def build_model() -> keras.Model:
     return keras.Model(inputs, keras.ops.exp(eta))
 
 
+def draw(table: kormos_opt.Summary, path: str) -> None:
+    """Estimates with their intervals, beside the true values."""
+    figure, axes = plt.subplots(figsize=(7, 3), layout="constrained")
+    low, high = table.confidence_intervals.T
+    places = np.arange(len(TRUE))
+    axes.errorbar(table.estimates, places, xerr=[table.estimates - low, high - table.estimates], fmt="o", capsize=4)
+    axes.plot(TRUE, places, "k|", markersize=14, label="true value")
+    axes.set_yticks(places, [*COLUMNS, "intercept"])
+    axes.set(xlabel="estimate with its 95 % interval", ylim=(len(TRUE) - 0.5, -0.5))
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
 def main() -> None:
-    """Fits, and prints both tables."""
+    """Fits, prints both tables, and draws ours."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=2000)
-    columns, offset, y = claims(parser.parse_args().rows)
+    parser.add_argument("--picture", default="poisson_regression.png")
+    arguments = parser.parse_args()
+    columns, offset, y = claims(arguments.rows)
     model = build_model()
     model.compile(optimizer=kormos_opt.TrustExact(precision="float64", tol=1e-10), loss="poisson")
     model.fit([columns, offset], y, batch_size=len(y), epochs=50, verbose=0)
     print(model.optimizer.result.message)
-    for cov_type in ("nonrobust", "HC0"):
-        print(kormos_opt.summary(model, [columns, offset], y, cov_type=cov_type))
+    tables = [kormos_opt.summary(model, [columns, offset], y, cov_type=cov_type) for cov_type in ("nonrobust", "HC0")]
+    print(*tables, sep="\n")
+    draw(tables[0], arguments.picture)
     try:
         import statsmodels.api as sm
     except ImportError:

@@ -1,11 +1,18 @@
-"""Transfer learning on handwritten digits: the frozen layers computed once, the head fitted, all of it fine-tuned.
+"""Transfer learning: frozen layers computed once
+==============================================
 
-python -m examples.transfer [--iterations 200] [--finetune 5] [--seed 0] [--picture transfer.png]
+Handwritten digits: the head is fitted on features, then all of the network is fine-tuned::
+
+    python -m examples.transfer [--iterations 200] [--finetune 5] [--seed 0] [--picture PNG]
+
+.. image:: /transfer.png
 
 A convolutional network learns the digits 0 to 4 of the real images that ship with scikit-learn. Its convolutions then
 serve the digits 5 to 9, of which only some have labels. A deterministic solver evaluates the whole data again and
 again, and with it the frozen layers: their features are the same every time, so they are computed once.
 """
+
+# sphinx_gallery_thumbnail_path = "transfer.png"
 
 import argparse
 import time

@@ -2,6 +2,7 @@
 
     optimizers      what a user compiles with
     callbacks       new training data in the middle of a fit
+    plotting        pictures of histories
     inference       standard errors, intervals and tests of a fitted model
     training        one fit: an epoch of the stock loop is an iteration of a solver
     stages          what a fit is told to do: method, options, bounds, constraints
@@ -59,6 +60,7 @@ from kormos_opt.optimizers.methods import (
 from kormos_opt.optimizers.multi_start import MultiStart
 from kormos_opt.optimizers.scipy_batch_optimizer import ScipyBatchOptimizer
 from kormos_opt.optimizers.self_scaled import SSBFGS, SSBroyden
+from kormos_opt.plotting import plot_history
 from kormos_opt.stages.constraints import VariableConstraint
 
 __version__ = "0.1.0"
@@ -92,6 +94,7 @@ __all__ = [
     "mean_square",
     "models",
     "optimizers",
+    "plot_history",
     "predict_interval",
     "solvers",
     "summary",

@@ -1,5 +1,6 @@
 """What all tests share: seeds, default dtypes put back, and a quiet TensorFlow with three logical CPUs."""
 
+import gc
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -50,3 +51,9 @@ def pytest_collection_modifyitems(config, items):
     left_out = [item for item in items if item not in set(kept)]
     config.hook.pytest_deselected(items=left_out)
     items[:] = kept
+
+
+def pytest_collection_finish():
+    """What is imported stays: the garbage collector need not look through it again and again."""
+    gc.collect()
+    gc.freeze()

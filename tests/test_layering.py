@@ -47,6 +47,8 @@ FOLDERS = {
 ROOT = {
     "kormos_opt.callbacks": (set(), {"keras", "numpy"}),
     "kormos_opt.evaluation": (set(), {"numpy"}),
+    "kormos_opt.fit_result": (set(), {"numpy", "rich", "scipy"}),
+    "kormos_opt.plotting": (set(), {"keras", "matplotlib", "numpy"}),
     "kormos_opt.memory_limits": (set(), {"psutil", "tensorflow"}),
     "kormos_opt.until": (set(), {"keras", "numpy"}),
     "kormos_opt.models": ({*FOLDERS, "root"}, {"keras", "numpy"}),

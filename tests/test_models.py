@@ -65,7 +65,7 @@ def test_functional_example_of_the_document():
 
 
 def test_factorization_example_of_the_document():
-    """Its dot product is flattened, as Keras 3 needs: see docs/from_kormos.md."""
+    """Its dot product is flattened, as Keras 3 needs: see docs/coming_from/kormos.md."""
     layers = keras.layers
     inputs = [keras.Input((1,), name=name, dtype="int32") for name in ("user", "item")]
     embeddings = [

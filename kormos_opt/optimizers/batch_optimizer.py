@@ -10,6 +10,7 @@ import numpy as np
 from scipy.optimize import OptimizeResult
 from typing_extensions import Never
 
+from kormos_opt.fit_result import FitResult
 from kormos_opt.objective import train_step
 from kormos_opt.optimizers import unknown_arguments
 from kormos_opt.optimizers.settings import check_settings
@@ -163,13 +164,13 @@ class BatchOptimizer(RemembersSolver):
         return self._untracked.objective
 
     @property
-    def result(self) -> OptimizeResult | None:
-        """The `scipy.optimize.OptimizeResult` of the last fit, `None` before the first."""
+    def result(self) -> FitResult | None:
+        """What the last fit says of itself, a `scipy.optimize.OptimizeResult`; `None` before the first."""
         return self._untracked.result
 
     def record(self, result: OptimizeResult | None) -> None:
         """Keeps the result of a fit."""
-        self._untracked.result = result
+        self._untracked.result = None if result is None else FitResult(result)
 
     @property
     def learning_rate(self):

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import keras
 import numpy as np
-from scipy.optimize import OptimizeResult
 
+from kormos_opt.fit_result import FitResult
 from kormos_opt.optimizers import any_optimizer
 from kormos_opt.optimizers.batch_optimizer import BatchOptimizer
 from kormos_opt.optimizers.settings import deserialized
@@ -186,7 +186,7 @@ class Chain(keras.optimizers.Optimizer):
                 until.reset()
 
     @property
-    def result(self) -> OptimizeResult | None:
+    def result(self) -> FitResult | None:
         """The result of the solver at work, or of the last one before it, `None` if there was none."""
         so_far = self.chained[: self._untracked.standing.stage + 1]
         results = [each.result for each in so_far if isinstance(each, BatchOptimizer)]

@@ -23,7 +23,7 @@ STOCHASTIC = {
 
 # Names of torch.optim.LBFGS, tfp, scikit-learn and scipy.
 _PAIRS = "the number of pairs is memory="
-_ELSEWHERE = {
+ELSEWHERE = {
     "history_size": _PAIRS,
     "num_correction_pairs": _PAIRS,
     "maxcor": _PAIRS,
@@ -53,8 +53,8 @@ def message(optimizer: type, argument: str, value: object) -> str:
 def _reason(optimizer, argument):
     if argument in STOCHASTIC:
         return STOCHASTIC[argument], "Leave it out."
-    if argument in _ELSEWHERE:
-        return _ELSEWHERE[argument], "Write that instead."
+    if argument in ELSEWHERE:
+        return ELSEWHERE[argument], "Write that instead."
     if argument in registry.find(getattr(optimizer, "method", None) or DEFAULT_METHOD).options:
         return "it is an option of scipy", f"Write options={{'{argument}': ...}}."
     near = difflib.get_close_matches(argument, _arguments(optimizer), n=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -58,6 +59,7 @@ class Run:
         self.method = method
         self.accepted = self.position = self.gradient_norm = self.result = None
         self.nit = self.nfev = self.nhev = 0
+        self._timed = None
 
     def attach(self, answers: Answers) -> None:
         """Another fit goes on with this run, and answers its requests from here on."""
@@ -79,8 +81,25 @@ class Run:
         Raises:
             ValueError: If f or its gradient is not finite at the starting point.
         """
+        begin, nfev = time.perf_counter(), self.nfev
         moved = int(self._advance(at_most))
-        return int(self._settle()) or moved if self.result is not None else moved
+        if self.result is not None:
+            moved = int(self._settle()) or moved
+        self._count_seconds(time.perf_counter() - begin, self.nfev - nfev)
+        if self.result is not None:
+            self.result.seconds_per_evaluation = self._seconds_per_evaluation
+        return moved
+
+    def _count_seconds(self, seconds, evaluations):
+        """The first call of a run traces, so it counts for nothing."""
+        if self._timed is None:
+            self._timed = 0.0, 0
+        else:
+            self._timed = self._timed[0] + seconds, self._timed[1] + evaluations
+
+    @property
+    def _seconds_per_evaluation(self):
+        return self._timed[0] / self._timed[1] if self._timed is not None and self._timed[1] else None
 
     def awaited(self) -> EvaluateWithGradient | EvaluateValue | None:
         """The evaluation that the next iteration begins with, if it is known."""
@@ -130,6 +149,7 @@ class Run:
             nhev=self.nhev,
             method=self.method,
             message=ending.message(**words),
+            seconds_per_evaluation=self._seconds_per_evaluation,
         )
 
     def _advance(self, at_most: int) -> int:
