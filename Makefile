@@ -6,7 +6,7 @@ BIN = $(VENV)/bin
 INSTALL = $(BIN)/python -m uv pip install --python $(BIN)/python --quiet --compile-bytecode --editable
 export TF_CPP_MIN_LOG_LEVEL = 2
 
-.PHONY: demo test test-quick test-thorough test-oldest lint benchmarks clean
+.PHONY: demo test test-quick test-thorough test-oldest lint docs benchmarks clean
 
 demo: $(VENV)/installed
 	$(BIN)/python -m examples.demo
@@ -47,6 +47,11 @@ lint: $(VENV)/installed
 test-oldest:
 	$(MAKE) VENV=.venv-oldest PYTHON=$(OLDEST_PYTHON) CONSTRAINTS=tests/oldest.txt .venv-oldest/installed
 	.venv-oldest/bin/python -m pytest -q $(ALL_CORES) --thorough
+
+# The site, into docs/_build/html. A warning is an error.
+docs: $(VENV)/installed
+	$(INSTALL) '.[docs]'
+	$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build/html
 
 benchmarks: $(VENV)/installed
 	$(INSTALL) '.[benchmark]'

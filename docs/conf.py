@@ -21,6 +21,7 @@ extensions = [
     "sphinx_gallery.gen_gallery",
 ]
 exclude_patterns = ["_build"]
+templates_path = ["_templates"]
 html_theme = "furo"
 html_title = "kormos_opt"
 html_theme_options = {"source_repository": "https://github.com/kormos-opt/kormos_opt/", "source_directory": "docs/"}
