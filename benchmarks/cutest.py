@@ -1,6 +1,6 @@
 """All solvers on the CUTEst problems of sif2jax: performance profiles, beside scipy, optimistix and optax.
 
-    python -m benchmarks.cutest [--largest 1000] [--evaluations 1000] [--seconds 3] [--only NAME,NAME] [--draw]
+    python -m benchmarks.cutest [--largest 1000] [--evaluations 500] [--seconds 0.7] [--only NAME,NAME] [--draw]
 
 A solver has solved a problem once it has lowered f by all but 1e-6 of what the best of all solvers has, at a point
 within the bounds (More and Wild, Benchmarking derivative-free optimization algorithms, 2009). What it costs are its
@@ -30,7 +30,7 @@ UNCONSTRAINED = (
 )
 BOUNDED = "L-BFGS-B", "TNC", "SLSQP", "trust-constr", "Nelder-Mead", "Powell", "COBYLA", "COBYQA"
 WITHOUT_GRADIENT = "Nelder-Mead", "Powell", "COBYLA", "COBYQA"
-MOST_WITHOUT_GRADIENT = 50  # weights: with more they solve nothing within the budget
+MOST_WITHOUT_GRADIENT = 30  # weights: with more they solve nothing within the budget
 OF_SCIPY = ("L-BFGS-B", "BFGS", "CG", "TNC", "SLSQP", "Newton-CG", "trust-ncg", "trust-krylov", "trust-exact")
 BOUNDED_OF_SCIPY = "L-BFGS-B", "TNC", "SLSQP", "trust-constr"
 DRAWN = {
@@ -278,8 +278,9 @@ def share(number: int, of: int, largest: int, evaluations: int, seconds: float, 
     mine = [job for job in every[number::of] if only is None or job[1] in only.split(",")]
     done = {}
     for kind, name, problem in mine:
+        begin = time.perf_counter()
         done[name] = run(kind, name, problem, largest, evaluations, seconds)
-        print(f"{name}: {done[name]}", flush=True)
+        print(f"{kind} {name}: {time.perf_counter() - begin:.1f} s", flush=True)
         jax.clear_caches()
     return {name: result for name, result in done.items() if result is not None}
 
@@ -365,8 +366,8 @@ def main() -> None:
     """Measures, prints and draws."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--largest", type=int, default=1000, help="weights at most")
-    parser.add_argument("--evaluations", type=int, default=1000, help="for each run")
-    parser.add_argument("--seconds", type=float, default=1.5, help="for each run")
+    parser.add_argument("--evaluations", type=int, default=500, help="for each run")
+    parser.add_argument("--seconds", type=float, default=0.7, help="for each run")
     parser.add_argument("--only", help="names of problems")
     parser.add_argument("--draw", action="store_true", help="draw what was measured before")
     arguments = parser.parse_args()

@@ -83,7 +83,7 @@ class Fit:
         return self._model.fit(self._problem.x, self._problem.y, verbose=0, **arguments).history
 
 
-def solve(name, data, dtype, runs):
+def solve(name, data, dtype, runs, by):
     """One problem in one dtype: a row for each contender."""
     problem = PROBLEMS[name](data)
     fits, rows, target = {}, [], None
@@ -96,11 +96,13 @@ def solve(name, data, dtype, runs):
     start = fits["scipy", False]._weights
     others = {
         "optax, jitted": functools.partial(rivals.optax_lbfgs, name, problem, start, target, dtype),
+        "jaxopt, jitted": functools.partial(rivals.jaxopt_lbfgs, name, problem, start, target, dtype),
         "torch, strong Wolfe": functools.partial(rivals.torch_lbfgs, name, problem, start, target, dtype),
         "tfp by hand": functools.partial(rivals.tfp_lbfgs, problem, target, dtype),
         "scipy by hand": functools.partial(rivals.scipy_by_hand, problem, target, dtype),
         "scipy by hand, XLA": functools.partial(rivals.scipy_by_hand, problem, target, dtype, True),
     }
+    others = {label: make for label, make in others.items() if any(part in label for part in by.split(","))}
     first = {label: fit.first for label, fit in contenders.items()}
     for label, make in others.items():
         begin = time.perf_counter()
@@ -242,6 +244,7 @@ def main() -> None:
     parser.add_argument("--data", help="folder with mnist.npz and ml-latest-small/")
     parser.add_argument("--problem", default="", help="only those whose name contains this")
     parser.add_argument("--runs", type=int, default=RUNS, help="of which the median is taken, in the table of solving")
+    parser.add_argument("--by", default="", help="optax, and of the other packages only those whose name contains this")
     parser.add_argument("--dtype", default="float32,float64", help="of the table of solving")
     parser.add_argument("--only", default="solve,arithmetic,memory", help="tables, separated by commas")
     parser.add_argument("--largest", type=int, default=10**7, help="number of weights in the table of arithmetic")
@@ -255,12 +258,10 @@ def main() -> None:
     names = [name for name in PROBLEMS if arguments.problem in name]
     for table in arguments.only.split(","):
         if table == "solve":
-            rows = [
-                row
-                for name in names
-                for dtype in arguments.dtype.split(",")
-                for row in in_a_process(kind="solve", name=name, data=arguments.data, dtype=dtype, runs=arguments.runs)
-            ]
+            common = {"kind": "solve", "data": arguments.data, "runs": arguments.runs}
+            common["by"] = f"optax,{arguments.by}"
+            dtypes = arguments.dtype.split(",")
+            rows = [row for name in names for dtype in dtypes for row in in_a_process(name=name, dtype=dtype, **common)]
         elif table == "arithmetic":
             rows = arithmetic(arguments.largest)
         else:

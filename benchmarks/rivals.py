@@ -30,12 +30,9 @@ def optax_lbfgs(name, problem, start, target, dtype="float32"):
         dtype: Of weights and data. Defaults to `"float32"`.
     """
     import jax
-    import jax.numpy as jnp
     import optax
 
-    jax.config.update("jax_enable_x64", dtype == "float64")
-    x = jax.tree.map(lambda a: jnp.asarray(a, dtype if a.dtype.kind == "f" else "int32"), problem.x)
-    fun = OBJECTIVES[name](jnp, jax.nn.log_softmax, x, jnp.asarray(problem.y, dtype))
+    fun, weights = _in_jax(name, problem, start, dtype)
     solver = optax.lbfgs(memory_size=MEMORY)
     value_and_gradient = optax.value_and_grad_from_state(fun)
 
@@ -53,8 +50,6 @@ def optax_lbfgs(name, problem, start, target, dtype="float32"):
     def solve(weights):
         return jax.lax.while_loop(go_on, step, (weights, solver.init(weights), 0))
 
-    weights = [jnp.asarray(weight, dtype) for weight in start]
-
     def timed():
         begin = time.perf_counter()
         _, state, _ = jax.block_until_ready(solve(weights))
@@ -62,6 +57,41 @@ def optax_lbfgs(name, problem, start, target, dtype="float32"):
         return seconds if float(optax.tree.get(state, "value")) <= target else np.nan
 
     return timed
+
+
+def jaxopt_lbfgs(name, problem, start, target, dtype="float32"):
+    """`jaxopt.LBFGS` with its zoom line search, jitted as a whole. Arguments as those of `optax_lbfgs`."""
+    import jax
+    import jaxopt
+
+    fun, weights = _in_jax(name, problem, start, dtype)
+    solver = jaxopt.LBFGS(fun, maxiter=MOST, history_size=MEMORY, tol=0.0, linesearch="zoom")
+
+    @jax.jit
+    def solve(weights):
+        return jax.lax.while_loop(
+            lambda carry: (carry[1].iter_num < MOST) & ~(carry[1].value <= target),
+            lambda carry: tuple(solver.update(*carry)),
+            (weights, solver.init_state(weights)),
+        )
+
+    def timed():
+        begin = time.perf_counter()
+        _, state = jax.block_until_ready(solve(weights))
+        return time.perf_counter() - begin if float(state.value) <= target else np.nan
+
+    return timed
+
+
+def _in_jax(name, problem, start, dtype):
+    """The objective of a list of arrays, and the first list."""
+    import jax
+    import jax.numpy as jnp
+
+    jax.config.update("jax_enable_x64", dtype == "float64")
+    x = jax.tree.map(lambda a: jnp.asarray(a, dtype if a.dtype.kind == "f" else "int32"), problem.x)
+    fun = OBJECTIVES[name](jnp, jax.nn.log_softmax, x, jnp.asarray(problem.y, dtype))
+    return fun, [jnp.asarray(weight, dtype) for weight in start]
 
 
 def scipy_by_hand(problem, target, dtype="float32", jit_compile=False):

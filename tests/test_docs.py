@@ -107,3 +107,10 @@ def test_every_example_has_its_picture():
         picture = re.search(r"^\.\. image:: /(\S+)$", example.read_text(), flags=re.MULTILINE)
         assert picture, example
         assert (DOCS / picture[1]).exists(), picture[1]
+
+
+@pytest.mark.quick
+def test_every_row_of_the_comparison_has_its_tests():
+    rows = re.findall(r"^\|.*\| `(test_\w+\.py)` \|$", (DOCS / "compared.md").read_text(), flags=re.MULTILINE)
+    assert len(rows) > 20
+    assert not [name for name in rows if not (ROOT / "tests" / name).exists()]
