@@ -23,7 +23,7 @@ test-quick: $(VENV)/installed lint
 	$(PYTEST) -m quick tests
 
 # What need not run at every change: every case with its coverage, many random models, the test suites of scipy and of
-# Keras, which come with their wheels, with this package in the way, and the oldest versions.
+# Keras, which come with their wheels, with this package in the way, the site, and the oldest versions.
 SCIPY_TESTS = optimize minimize_constrained trustregion trustregion_exact trustregion_krylov slsqp tnc cobyla cobyqa \
 	lbfgsb_hessinv lbfgsb_setulb constraint_conversion
 KERAS_TESTS = trainers.trainer $(addprefix callbacks.,backup_and_restore callback csv_logger early_stopping \
@@ -31,7 +31,7 @@ KERAS_TESTS = trainers.trainer $(addprefix callbacks.,backup_and_restore callbac
 	tensorboard terminate_on_nan)
 HOSTS_PYTEST = $(BIN)/python -m pytest -c thorough/pytest.ini -q
 
-test-thorough: $(VENV)/installed
+test-thorough: $(VENV)/installed docs
 	$(PYTEST) $(ALL_CORES) --thorough --cov
 	$(PYTEST) $(ALL_CORES) --random-cases 300 tests/test_random_models.py
 	$(HOSTS_PYTEST) -p thorough.scipy_suite --pyargs $(SCIPY_TESTS:%=scipy.optimize.tests.test_%)

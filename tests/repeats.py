@@ -147,6 +147,7 @@ SHOWN_ELSEWHERE = {
     "test_examples.py::test_burgers": "test_examples.py, test_poisson",
     "test_graph_engine.py::test_the_ancestors_table_to_the_same_loss": "test_models.py, by the document's examples",
     "test_graph_engine.py::test_backup_and_restore_after_sigkill": "test_multi_worker.py, and test_chain.py by errors",
+    "test_notebook.py::test_it_runs_from_top_to_bottom": "test_interruptions.py, test_plotting.py, test_fit_result.py",
     "test_keras_tuner.py::test_search_over_names": "test_keras_tuner.py, over the options of a chain",
     "test_examples.py::test_allen_cahn": "test_examples.py, test_poisson, and test_resampling.py",
     "test_examples.py::test_several_workers_print_what_one_does": "test_multi_worker.py",
