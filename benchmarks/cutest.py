@@ -65,7 +65,7 @@ class Counted:
         self._gradient = jax.jit(jax.value_and_grad(self.objective))
         self._product = jax.jit(lambda x, p: jax.jvp(jax.grad(self.objective), (x,), (p,))[1])
         self.limits = None
-        if hasattr(problem, "bounds"):
+        if getattr(problem, "bounds", None) is not None:
             low, high = (jax.flatten_util.ravel_pytree(bound)[0] for bound in problem.bounds)
             self.limits = np.asarray(low, "float64"), np.asarray(high, "float64")
             self.start = np.clip(self.start, *self.limits)

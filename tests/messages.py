@@ -7,6 +7,7 @@ from pathlib import Path
 from kormos_opt import LBFGS
 from kormos_opt.optimizers import unknown_arguments
 from kormos_opt.solvers.endings import Ending
+from kormos_opt.training.fit import AFTER_AN_ERROR
 
 PACKAGE = Path(__file__).parents[1] / "kormos_opt"
 GAP = "..."
@@ -22,7 +23,13 @@ def all_messages() -> dict[str, str]:
             continue
         for text, line in _sentences(ast.parse(path.read_text())):
             said.setdefault(text, f"{path.relative_to(PACKAGE.parent)}:{line}")
-    said |= {_with_gaps(ending.value[0]): f"Ending.{ending.name}" for ending in Ending}
+    said |= {
+        _with_gaps(ending.value[0]): f"Ending.{ending.name}" for ending in Ending if ending is not Ending.INTERRUPTED
+    }
+    how = {"how": "Not converged", "nit": GAP, "where": GAP, "what_next": GAP}
+    said |= {
+        Ending.INTERRUPTED.message(**how | words): "Ending.INTERRUPTED" for words in ({}, {"how": AFTER_AN_ERROR[1]})
+    }
     arguments = (*unknown_arguments.STOCHASTIC, *unknown_arguments.ELSEWHERE, "ftol", "memori")
     return said | {unknown_arguments.message(LBFGS, argument, 0): f"LBFGS({argument}=0)" for argument in arguments}
 

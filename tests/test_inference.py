@@ -300,3 +300,100 @@ def test_what_is_refused():
         kormos_opt.confint(model, X, Y, which=["x"])
     with pytest.raises(ValueError, match="method='x'"):
         kormos_opt.confint(model, X, Y, method="x")
+
+
+def test_the_observed_information_of_columns_of_all_scales(float64):
+    """It is the expected one for a linear model, however the columns are scaled."""
+    data = sm.datasets.longley.load()
+    x, y = data.exog.to_numpy(), data.endog.to_numpy()
+    model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(1)])
+    model.compile(optimizer=kormos_opt.LevenbergMarquardt(), loss="mse")
+    model.fit(x, y, batch_size=16, epochs=50, verbose=0)
+    observed = kormos_opt.summary(model, x, y, cov_type="observed").standard_errors
+    np.testing.assert_allclose(observed, kormos_opt.summary(model, x, y).standard_errors, rtol=1e-5)
+
+
+def weighted_fit(x, y, weights=None, outputs=1):
+    model = keras.Sequential([keras.Input((x.shape[1],)), keras.layers.Dense(outputs)])
+    model.compile(optimizer=kormos_opt.LevenbergMarquardt(), loss="mse")
+    model.fit(x, y, sample_weight=weights, epochs=20, verbose=0)
+    return model
+
+
+def test_several_outputs_with_weights_are_stacked_rows(float64):
+    rng = np.random.default_rng(0)
+    x, y, weights = rng.normal(size=(40, 2)), rng.normal(size=(40, 2)), rng.uniform(0.5, 3, 40)
+    groups = np.arange(40) // 5
+    model = weighted_fit(x, y, weights, outputs=2)
+    columns = np.kron(np.c_[x, np.ones(40)], np.eye(2))
+    stacked = sm.WLS(y.ravel(), columns, weights=np.repeat(weights, 2))
+    expected = stacked.fit()
+    ours = kormos_opt.summary(model, x, y, weights)
+    np.testing.assert_allclose([ours.log_likelihood, ours.aic, ours.bic], [expected.llf, expected.aic, expected.bic])
+    clustered = stacked.fit(cov_type="cluster", cov_kwds={"groups": np.repeat(groups, 2)})
+    ours = kormos_opt.summary(model, x, y, weights, cov_type="cluster", groups=groups)
+    np.testing.assert_allclose(ours.standard_errors, clustered.bse, rtol=1e-6)
+    interval = kormos_opt.confint(model, x, y, weights, cov_type="cluster", groups=groups)
+    np.testing.assert_allclose(interval, clustered.conf_int(), rtol=1e-6)
+
+
+def test_a_direction_that_the_data_do_not_tell_has_no_band(float64):
+    column = np.random.default_rng(0).normal(size=(30, 1))
+    x, y = np.hstack([column, column]), 2 * column
+    model = weighted_fit(x, y + np.random.default_rng(1).normal(size=(30, 1)))
+    table = kormos_opt.summary(model, x, y)
+    band = kormos_opt.predict_interval(model, np.array([[1.0, 1.0], [1.0, -1.0]]), table)
+    assert np.isfinite(band.standard_error).ravel().tolist() == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"sample_weight": np.zeros(30)}, "one above zero"),
+        ({"alpha": 95}, "Received: alpha=95"),
+        ({"cov_type": "cluster", "groups": np.zeros(30)}, "Expected two groups or more"),
+        ({"y": np.full((30, 1), np.nan)}, "Expected finite targets"),
+        ({"x": tf.data.Dataset.range(3)}, "Expected inputs as arrays"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(change, match, float64):
+    x, y = np.random.default_rng(0).normal(size=(2, 30, 1))
+    with pytest.raises(ValueError, match=match):
+        kormos_opt.summary(weighted_fit(x, y), **{"x": x, "y": y} | change)
+
+
+def test_masks_and_sequences_of_classes_are_refused(float64):
+    masked = keras.Sequential([keras.Input((3, 2)), keras.layers.Masking(), keras.layers.Dense(1)])
+    masked.compile(loss="mse")
+    with pytest.raises(ValueError, match="Expected outputs without a mask"):
+        kormos_opt.summary(masked, np.ones((40, 3, 2)), np.ones((40, 3, 1)))
+    steps = keras.Sequential([keras.Input((3, 2)), keras.layers.Dense(2, "softmax")])
+    steps.compile(loss="sparse_categorical_crossentropy")
+    with pytest.raises(ValueError, match=r"Expected outputs of shape \(rows, classes\)"):
+        kormos_opt.summary(steps, np.ones((40, 3, 2)), np.zeros((40, 3)))
+
+
+def test_a_profile_takes_no_bounds(float64):
+    x, y = np.random.default_rng(0).normal(size=(2, 30, 1))
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    model.compile(optimizer=kormos_opt.LevenbergMarquardt(bounds={"bias": (0, None)}), loss="mse")
+    model.fit(x, y, epochs=20, verbose=0)
+    with pytest.raises(ValueError, match="Expected a model without bounds"):
+        kormos_opt.confint(model, x, y, method="profile")
+
+
+def test_classes_that_can_be_told_apart_are_said(float64):
+    x = np.linspace(-1, 1, 20)[:, None]
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, "sigmoid")])
+    model.compile(loss="binary_crossentropy")
+    model.set_weights([np.array([[1e4]]), np.zeros(1)])
+    with pytest.raises(ValueError, match="If the classes can be told apart without an error"):
+        kormos_opt.summary(model, x, (x > 0) * 1.0)
+
+
+def test_names_are_told_apart(float64):
+    inputs = keras.Input((1,))
+    parts = [keras.Sequential([keras.layers.Dense(1, name="line")], name=name) for name in ("encoder", "decoder")]
+    model = keras.Model(inputs, parts[1](parts[0](inputs)))
+    names = kormos_opt.weight_names(model)
+    assert len(set(names)) == len(names) == 4

@@ -21,7 +21,7 @@ from tensorflow.python.distribute.input_ops import auto_shard_dataset
 
 import kormos_opt
 from kormos_opt.keras_internals.fit_callbacks import _show_rows
-from kormos_opt.keras_internals.model import compiled_with
+from kormos_opt.keras_internals.model import compiled_with, has_mask
 from kormos_opt.keras_internals.tracing import added_to_valid_entries, twice_differentiable, undivided_losses
 from kormos_opt.keras_internals.version import TESTED, check_version
 from tests.problems import linear, regression
@@ -600,3 +600,9 @@ def test_the_versions_of_the_requirements_are_those_that_were_tested():
     requirements = (Path(__file__).parent.parent / "requirements.txt").read_text()
     (major, first), (_, last) = TESTED
     assert f"keras>={major}.{first},<{major}.{last + 1}\n" in requirements
+
+
+def test_outputs_carry_their_mask():
+    model = keras.Sequential([keras.Input((3, 2)), keras.layers.Masking(), keras.layers.Dense(1)])
+    assert has_mask(model(np.zeros((1, 3, 2))))
+    assert not has_mask(keras.layers.Dense(1)(np.zeros((1, 2))))

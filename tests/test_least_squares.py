@@ -389,13 +389,29 @@ def test_bounds_by_name_are_those_of_lsq_linear(float64):
 def test_outliers_are_weighed_down_as_by_scipy(float64):
     y = Y.copy()
     y[:5] += 50
-    model, _ = fitted(linear(), kormos_opt.LevenbergMarquardt(loss="soft_l1", f_scale=0.02), X, y, epochs=100)
+    model, _ = fitted(linear(), kormos_opt.LevenbergMarquardt(loss="soft_l1", f_scale=0.2), X, y, epochs=100)
     columns = np.hstack([X, np.ones((len(X), 1))])
     expected = scipy.optimize.least_squares(
-        lambda b: (columns @ b - y[:, 0]) / np.sqrt(len(y)), np.zeros(5), loss="soft_l1", f_scale=0.02, xtol=1e-12
+        lambda b: columns @ b - y[:, 0], np.zeros(5), loss="soft_l1", f_scale=0.2, xtol=1e-12
     )
     np.testing.assert_allclose(flat_weights(model), expected.x, rtol=1e-5)
-    np.testing.assert_allclose(model.optimizer.result.cost, expected.cost, rtol=1e-8)
+    np.testing.assert_allclose(model.optimizer.result.cost, expected.cost / len(y), rtol=1e-8)
+
+
+@pytest.mark.parametrize("loss", ["linear", "soft_l1"])
+def test_a_start_with_all_weights_at_a_bound_is_not_called_converged(loss):
+    """scipy's first step from there is tiny, which is no optimum."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(200, 4)).astype("float32")
+    y = (x @ [[1.0], [2.0], [3.0], [4.0]] + 0.1 * rng.normal(size=(200, 1))).astype("float32")
+    model = linear(kernel_initializer=keras.initializers.Constant(-0.3))
+    optimizer = kormos_opt.LevenbergMarquardt(bounds={"*/kernel": (0, 2)}, loss=loss, f_scale=0.1)
+    compiled(model, optimizer).fit(x, y, epochs=100, verbose=0)
+    expected = scipy.optimize.lsq_linear(np.c_[x, np.ones(200)], y[:, 0], ([0] * 4 + [-np.inf], [2] * 4 + [np.inf]))
+    is_best = model.evaluate(x, y, verbose=0) <= 1.1 * 2 * expected.cost / 200
+    assert model.optimizer.result.success == is_best
+    if not is_best:
+        assert "inside of all bounds" in model.optimizer.result.message
 
 
 def test_a_float32_model_ends(caplog):
@@ -436,3 +452,55 @@ def test_settings_are_checked_and_saved(argument):
     copy = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
     assert copy.get_config() == optimizer.get_config()
     assert copy.get_config()[argument] == {"method": "dogbox", "loss": "huber", "jacobian": "products"}[argument]
+
+
+class Scaled(keras.Model):
+    """A square with a trained factor, whose optimum is not that of the square."""
+
+    def __init__(self):
+        super().__init__()
+        self.dense = layers.Dense(1)
+        self.log_scale = self.add_weight(shape=(), initializer="zeros", name="log_scale")
+
+    def call(self, x):
+        return self.dense(x)
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        return keras.ops.exp(-self.log_scale) * kormos_opt.mean_square(y - y_pred) + self.log_scale**2
+
+
+def test_a_trained_factor_is_no_square(float64):
+    model = Scaled()
+    model(X[:1])
+    model.compile(optimizer=kormos_opt.LevenbergMarquardt())
+    with pytest.raises(ValueError, match=r"No squares are|whose factors stay as they are"):
+        model.fit(X, Y, epochs=5, verbose=0)
+
+
+def test_a_trained_weight_of_a_mean_square(float64):
+    class Weighted(Scaled):
+        def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+            square = kormos_opt.mean_square(y - y_pred, weight=keras.ops.square(self.log_scale))
+            return square + kormos_opt.mean_square(self.log_scale - 3.0)
+
+    model = Weighted()
+    model(X[:1])
+    model.compile(optimizer=kormos_opt.LevenbergMarquardt())
+    with pytest.raises(ValueError, match=r"whose factors stay as they are"):
+        model.fit(X, Y, epochs=5, verbose=0)
+
+
+def test_a_part_that_is_zero_at_the_start_is_found(float64):
+    """L1 of weights that begin at zero: the sums of squares agree there, and nowhere else."""
+    penalty = keras.regularizers.L1(0.5)
+    model = linear(kernel_initializer="zeros", kernel_regularizer=penalty)
+    compiled(model, kormos_opt.LevenbergMarquardt())
+    before = flat_weights(model)
+    with pytest.raises(ValueError, match=r"Expected a loss that is a sum of squares.*Take LBFGS\(\)"):
+        model.fit(X, Y, epochs=5, verbose=0)
+    np.testing.assert_array_equal(flat_weights(model), before)
+
+
+def test_a_weight_that_would_enlarge_the_residual():
+    with pytest.raises(ValueError, match=r"Received: weight of shape \(30,\), which makes it \(30, 30\)"):
+        kormos_opt.mean_square(np.ones((30, 1)), weight=np.ones(30))

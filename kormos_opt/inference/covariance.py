@@ -53,13 +53,14 @@ class Fitted:
             ValueError: For a loss that is no likelihood, or data that do not fit to each other.
         """
         likelihood = likelihood_of(model)
+        likelihood.check_outputs(*outputs.shape_and_mask(model, x))
         means = outputs.Means(model, x)
         values = means.outputs(means.weights)
         y = likelihood.targets(np.asarray(y), values)
         weights = np.ones(len(y)) if sample_weight is None else np.asarray(sample_weight, "float64").ravel()
-        if weights.shape != (len(y),) or not (weights >= 0).all():
+        if weights.shape != (len(y),) or not (weights >= 0).all() or not weights.any():
             raise ValueError(
-                f"Expected one sample weight for each of {len(y)} rows, none negative. "
+                f"Expected one sample weight for each of {len(y)} rows, none negative, and one above zero. "
                 f"Received: sample_weight of shape {np.shape(sample_weight)}, least {weights.min():g}."
             )
         return cls(likelihood, x, means, values, y, weights)
@@ -81,8 +82,8 @@ class Fitted:
 
     @property
     def entries(self) -> int:
-        """The number of targets."""
-        return self.y.size
+        """The number of targets: the classes of a row are one."""
+        return len(self.y) if self.likelihood.family.is_one_of_many else self.y.size
 
     @property
     def df_residual(self) -> int:
@@ -159,25 +160,39 @@ def covariance_of(model: keras.Model, fitted: Fitted, cov_type: CovType, groups=
             have to tell the scale.
     """
     family = fitted.likelihood.family
-    _check(fitted, cov_type, groups)
-    bread = inverse_of(fitted.root)
+    check(fitted, cov_type, groups)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        root = fitted.root
+    if not np.isfinite(root).all():
+        raise ValueError(
+            "Expected predictions inside of what the distribution can have. Received: probabilities of 0 or 1, means "
+            "of 0, or NaN. If the classes can be told apart without an error, no optimum exists: add a penalty."
+        )
+    bread = inverse_of(root)
     if cov_type == "nonrobust":
         return fitted.scale * bread.matrix, bread
     if cov_type == "observed":
-        return fitted.scale * np.linalg.pinv(_observed(model, fitted), hermitian=True), bread
+        return fitted.scale * _inverse_of_hessian(_observed(model, fitted)), bread
     scores = fitted.scores
     if cov_type == "cluster":
         _, index = np.unique(np.asarray(groups).ravel(), return_inverse=True)
         added = np.zeros((index.max() + 1, fitted.size))
         np.add.at(added, index, scores)
-        rows, count = len(scores), len(added)
-        correction = count / (count - 1) * (rows - 1) / (rows - fitted.size)
+        entries, count = fitted.entries, len(added)
+        correction = count / (count - 1) * (entries - 1) / (entries - fitted.size)
         return correction * _sandwich(bread.matrix, added), bread
     if family.has_scale and cov_type == "HC1":
         scores = scores * np.sqrt(fitted.entries / fitted.df_residual)
     elif family.has_scale and cov_type in ("HC2", "HC3"):
         scores = scores / ((1 - bread.leverage) ** (0.5 if cov_type == "HC2" else 1.0))[:, None]
     return _sandwich(bread.matrix, scores), bread
+
+
+def _inverse_of_hessian(matrix):
+    """The pseudo-inverse, with a diagonal of one length before what is small counts as zero."""
+    length = np.sqrt(np.abs(np.diag(matrix)))
+    length[length == 0] = 1.0
+    return np.linalg.pinv(matrix / np.outer(length, length), hermitian=True) / np.outer(length, length)
 
 
 def _sandwich(bread, scores):
@@ -200,7 +215,8 @@ def _observed(model, fitted):
     return bent + outputs.curvature(model, fitted.x, slope)
 
 
-def _check(fitted, cov_type, groups):
+def check(fitted: Fitted, cov_type: CovType, groups=None) -> None:
+    """Raises `ValueError` for a `cov_type` that is unknown or that the data cannot have."""
     if cov_type not in get_args(CovType):
         raise ValueError(f"Expected one of {', '.join(get_args(CovType))}. Received: cov_type={cov_type!r}.")
     if (cov_type == "cluster") != (groups is not None) or (groups is not None and len(groups) != len(fitted.y)):
@@ -208,7 +224,9 @@ def _check(fitted, cov_type, groups):
             f'Expected groups=, one for each of {len(fitted.y)} rows, with cov_type="cluster" and no other. '
             f"Received: cov_type={cov_type!r}, groups of length {None if groups is None else len(groups)}."
         )
-    if fitted.likelihood.family.has_scale and fitted.df_residual <= 0:
+    if groups is not None and len(np.unique(groups)) < 2:
+        raise ValueError(f"Expected two groups or more. Received: groups with {np.unique(groups)} alone.")
+    if (fitted.likelihood.family.has_scale or cov_type == "cluster") and fitted.df_residual <= 0:
         raise ValueError(
             "Expected more targets than weights: the residuals have to tell their own variance. "
             f"Received: {fitted.entries} targets and {fitted.size} weights. Freeze layers, or take more data."

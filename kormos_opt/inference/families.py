@@ -21,6 +21,7 @@ class Family:
         information: The expected second derivative in mu: the inverse of the variance.
         curvature: The second derivative itself.
         has_scale: Whether the variance is a number that the residuals tell.
+        is_one_of_many: Whether the outputs of a row are the probabilities of one target.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Family:
     information: Callable
     curvature: Callable
     has_scale: bool = False
+    is_one_of_many: bool = False
 
 
 def _rows(terms):
@@ -68,6 +70,7 @@ CATEGORICAL = Family(
     slope=lambda y, mu: -y / mu,
     information=lambda mu: 1 / mu,
     curvature=lambda y, mu: y / mu**2,
+    is_one_of_many=True,
 )
 POISSON = Family(
     "Poisson",
@@ -104,14 +107,35 @@ class Likelihood(NamedTuple):
         """The targets in the shape of the outputs, float64 of shape `(rows, outputs)`.
 
         Raises:
-            ValueError: For another number of entries.
+            ValueError: For another number of entries, for classes that there are not, and for NaN.
         """
+        if not np.isfinite(y).all():
+            raise ValueError("Expected finite targets. Received: y with NaN or inf. Leave those rows out.")
         if self.is_sparse:
-            return np.eye(outputs.shape[1])[np.ravel(y).astype(int)]
+            classes = np.ravel(y).astype(int)
+            if classes.min(initial=0) < 0 or classes.max(initial=0) >= outputs.shape[1]:
+                raise ValueError(
+                    f"Expected classes from 0 to {outputs.shape[1] - 1}. Received: y from {classes.min()} to "
+                    f"{classes.max()}. Leave rows out that the loss ignores."
+                )
+            return np.eye(outputs.shape[1])[classes]
         y = np.asarray(y, "float64").reshape(len(y), -1)
         if y.shape != outputs.shape:
             raise ValueError(f"Expected targets of shape {outputs.shape}. Received: y of shape {y.shape}.")
         return y
+
+    def check_outputs(self, shape: tuple, is_masked: bool) -> None:
+        """Raises `ValueError` for outputs of one batch that have a mask, or classes at every step of a sequence."""
+        if is_masked:
+            raise ValueError(
+                "Expected outputs without a mask: its entries would count as targets. Received: a model with a Masking "
+                "or Embedding(mask_zero=True) layer. Give the valid entries as rows of their own."
+            )
+        if self.family.is_one_of_many and len(shape) != 2:
+            raise ValueError(
+                f"Expected outputs of shape (rows, classes). Received: outputs of shape {shape}. Give every step of a "
+                "sequence as a row of its own."
+            )
 
     def means(self, outputs: np.ndarray) -> np.ndarray:
         """The means that outputs of shape `(rows, outputs)` say, of the same shape."""
@@ -140,14 +164,17 @@ def likelihood_of(model: keras.Model) -> Likelihood:
         ValueError: For a model without a loss, with several, or with one that is no likelihood.
     """
     loss = getattr(model, "loss", None)
+    if isinstance(loss, list | tuple) and len(loss) == 1:
+        (loss,) = loss
     loss = keras.losses.get(loss) if isinstance(loss, str) else loss
     arguments = getattr(loss, "_fn_kwargs", {})
     function = getattr(loss, "fn", loss)
     family = _BY_LOSS.get(function) if callable(function) else None
-    if family is None or arguments.get("label_smoothing", 0):
+    if family is None or arguments.get("label_smoothing", 0) or arguments.get("ignore_class") is not None:
         known = ", ".join(function.__name__ for function in _BY_LOSS)
         raise ValueError(
-            f"Expected a model that is compiled with one loss that is a likelihood: {known}, without label_smoothing. "
+            f"Expected a model that is compiled with one loss that is a likelihood: {known}, without label_smoothing "
+            "and ignore_class. "
             f"Received: loss={loss!r}. Compile the model with one of them; its weights stay as they are."
         )
     return Likelihood(

@@ -7,12 +7,14 @@ import keras
 import numpy as np
 
 from kormos_opt.inference import outputs
-from kormos_opt.inference.covariance import CovType, Fitted, covariance_of
+from kormos_opt.inference.covariance import CovType, Fitted, check, covariance_of
 from kormos_opt.inference.families import likelihood_of
 from kormos_opt.inference.names import chosen, weight_names
 from kormos_opt.inference.profile import profile
 from kormos_opt.inference.selected import of_selected
-from kormos_opt.inference.summary import Summary, of_fitted
+from kormos_opt.inference.summary import Summary, check_alpha, of_fitted
+
+_BESIDE = 1e-6  # the part of a derivative that may be due to rounding
 
 
 def covariance(
@@ -53,6 +55,7 @@ def covariance(
     """
     places, fitted = chosen(weight_names(model), which), Fitted.of(model, x, y, sample_weight)
     if which is not None and cov_type == "nonrobust":
+        check(fitted, cov_type)
         return of_selected(fitted, places)
     matrix, _ = covariance_of(model, fitted, cov_type, groups)
     return matrix[np.ix_(places, places)]
@@ -67,6 +70,7 @@ def confint(
     method: Literal["wald", "profile"] = "wald",
     cov_type: CovType = "nonrobust",
     which: Sequence[str] | None = None,
+    groups=None,
 ) -> np.ndarray:
     """Confidence intervals of the weights of a fitted model.
 
@@ -83,12 +87,14 @@ def confint(
         method: `"wald"` or `"profile"`. Defaults to `"wald"`.
         cov_type: As in `kormos_opt.summary`; the profile takes `"nonrobust"`. Defaults to `"nonrobust"`.
         which: Names of weights, or patterns of `fnmatch` on them. Defaults to `None`: all.
+        groups: As in `kormos_opt.summary`. Defaults to `None`.
 
     Returns:
         float64 of shape `(k, 2)`. An end that the data do not tell is infinite.
 
     Raises:
-        ValueError: As `kormos_opt.summary`; for names that no weight has; and for a profile of a model with penalties.
+        ValueError: As `kormos_opt.summary`; for names that no weight has; and for a profile of a model with penalties
+            or bounds.
 
     Example:
 
@@ -109,8 +115,9 @@ def confint(
             'Expected method="wald", or method="profile" with cov_type="nonrobust". '
             f"Received: method={method!r}, cov_type={cov_type!r}."
         )
+    check_alpha(alpha)
     fitted = Fitted.of(model, x, y, sample_weight)
-    table = of_fitted(model, fitted, cov_type, alpha)
+    table = of_fitted(model, fitted, cov_type, alpha, groups)
     places = chosen(table.names, which)
     if method == "wald":
         return table.confidence_intervals[places]
@@ -173,10 +180,15 @@ def predict_interval(
             'Expected kind="mean", or kind="observation" for a Gaussian. '
             f"Received: kind={kind!r} for a {summary.family} distribution."
         )
+    check_alpha(alpha)
     likelihood, means = likelihood_of(model), outputs.Means(model, x)
     values = means.outputs(means.weights)
     mean, jacobian = likelihood.means(values), likelihood.derivatives(values, means.jacobian())
     variance = np.einsum("ron,nk,rok->ro", jacobian, summary.covariance, jacobian)
+    if not np.isfinite(summary.standard_errors).all():
+        told = summary.covariance @ np.linalg.pinv(summary.covariance, hermitian=True)
+        beside = np.linalg.norm(jacobian - jacobian @ told, axis=-1)
+        variance[beside > _BESIDE * np.linalg.norm(jacobian, axis=-1)] = np.inf  # the data do not tell it
     error = np.sqrt(variance + (summary.scale if kind == "observation" else 0.0))
     reach = summary.quantile(alpha) * error
     return PredictionInterval(mean, error, mean - reach, mean + reach)

@@ -12,14 +12,23 @@ from kormos_opt.objective.flat_parameters import FlatParameters
 from kormos_opt.stages import bounds
 
 if TYPE_CHECKING:
+    from scipy.optimize import Bounds
+
     from kormos_opt.inference.covariance import Fitted, Inverse
 
 _FAR = 0.01  # standard errors
 _NEAR = 1e-6  # relative: trust regions stay between the bounds
 
 
-def on(model: keras.Model, fitted: Fitted, bread: Inverse, names: tuple[str, ...]) -> Iterator[str]:
-    """The notes on a fitted model."""
+def on(
+    model: keras.Model, fitted: Fitted, bread: Inverse, names: tuple[str, ...], is_maximum: bool = True
+) -> Iterator[str]:
+    """The notes on a fitted model. `is_maximum` is false where a variance came out negative."""
+    if not is_maximum:
+        yield (
+            "the observed information is not positive definite, so these weights are no maximum of the likelihood. Fit "
+            "on, or from other weights."
+        )
     if bread.is_undetermined.any():
         which = [name for name, is_undetermined in zip(names, bread.is_undetermined, strict=True) if is_undetermined]
         yield (
@@ -37,7 +46,13 @@ def on(model: keras.Model, fitted: Fitted, bread: Inverse, names: tuple[str, ...
         )
     if at_bounds:
         yield f"{_some(at_bounds)} at a bound: standard errors and tests do not hold for a weight that cannot move."
-    if not is_penalized and not at_bounds:
+    robust = _robust_loss(model)
+    if robust is not None:
+        yield (
+            f"the fit had the robust loss {robust!r}: the standard errors are those of plain squares at its weights, "
+            "outliers included."
+        )
+    if not is_penalized and not at_bounds and robust is None:
         step = bread.matrix @ fitted.scores.sum(axis=0)
         errors = np.sqrt(fitted.scale * np.diag(bread.matrix))
         away = np.max(np.abs(step) / np.where(errors == 0, np.inf, errors), initial=0)
@@ -48,14 +63,27 @@ def on(model: keras.Model, fitted: Fitted, bread: Inverse, names: tuple[str, ...
             )
 
 
-def _at_bounds(model, names):
+def _robust_loss(model):
+    stages = getattr(model.optimizer, "stages", ())
+    loss = (
+        stages[-1].options.get("loss", "linear") if stages and stages[-1].method.derivatives == "jacobian" else "linear"
+    )
+    return None if loss == "linear" else loss
+
+
+def limits_of(model: keras.Model) -> Bounds | None:
+    """The bounds that the optimizer of a model has kept, `None` without any."""
     stages = getattr(model.optimizer, "stages", ())
     if not stages:
-        return []
-    parameters = FlatParameters(model.trainable_variables)
-    values, limits = parameters.ravel(), bounds.resolve(stages[-1].bounds, parameters, stages[-1].method)
+        return None
+    return bounds.resolve(stages[-1].bounds, FlatParameters(model.trainable_variables), stages[-1].method)
+
+
+def _at_bounds(model, names):
+    limits = limits_of(model)
     if limits is None:
         return []
+    values = FlatParameters(model.trainable_variables).ravel()
     is_at = np.isclose(values, limits.lb, rtol=_NEAR) | np.isclose(values, limits.ub, rtol=_NEAR)
     return [name for name, at in zip(names, is_at, strict=True) if at]
 

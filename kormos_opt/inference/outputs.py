@@ -7,8 +7,10 @@ import keras
 import numpy as np
 
 from kormos_opt.data import collect
+from kormos_opt.keras_internals.model import has_mask
 from kormos_opt.objective import train_step
 from kormos_opt.objective.bound_objective import BoundObjective
+from kormos_opt.objective.flat_parameters import FlatParameters
 from kormos_opt.objective.objective import Objective, ObjectiveSettings
 from kormos_opt.objective.squares import mean_square
 
@@ -48,6 +50,21 @@ class _WeightedSum(InInference):
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         outputs = keras.ops.reshape(y_pred, (-1, y.shape[-1]))
         return keras.ops.mean(keras.ops.sum(y * outputs, axis=-1))
+
+
+def shape_and_mask(model: keras.Model, x) -> tuple[tuple, bool]:
+    """The shape of the outputs of the first row, and whether they have a mask.
+
+    Raises:
+        ValueError: For a model without weights to speak of, or inputs that are no arrays.
+    """
+    FlatParameters(model.trainable_variables)
+    if any(not hasattr(leaf, "shape") for leaf in keras.tree.flatten(x)):
+        raise ValueError(
+            f"Expected inputs as arrays. Received: x of type {type(x).__name__}. Draw it into arrays first."
+        )
+    outputs = InInference(model)(keras.tree.map_structure(lambda leaf: keras.ops.convert_to_tensor(leaf[:1]), x))
+    return tuple(outputs.shape), has_mask(outputs)
 
 
 class Means:

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 from scipy.optimize import brentq, least_squares, minimize
 
+from kormos_opt.inference import notes
 from kormos_opt.inference.outputs import InInference, objective_of
 
 if TYPE_CHECKING:
@@ -23,12 +24,17 @@ def profile(model: keras.Model, fitted: Fitted, table: Summary, y, sample_weight
     """The intervals of the weights at `places`, float64 of shape `(k, 2)`. The model keeps its weights.
 
     Raises:
-        ValueError: For a model with penalties.
+        ValueError: For a model with penalties or bounds.
     """
     if model.losses:
         raise ValueError(
             "Expected a model without penalties: a profile is that of the likelihood. Received: a model with "
             f'{len(model.losses)} penalties. Take method="wald".'
+        )
+    if notes.limits_of(model) is not None:
+        raise ValueError(
+            "Expected a model without bounds: a profile is that of the likelihood alone. Received: an optimizer with "
+            'bounds, or a weight with NonNeg. Take method="wald".'
         )
     weights = model.get_weights()
     try:

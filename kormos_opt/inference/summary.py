@@ -162,8 +162,15 @@ def summary(
     Source: McCullagh and Nelder, Generalized Linear Models (1989), chapter 2; for curves Seber and Wild, Nonlinear
     Regression (1989), chapter 5.
     """
+    check_alpha(alpha)
     fitted = Fitted.of(model, x, y, sample_weight)
     return of_fitted(model, fitted, cov_type, alpha, groups)
+
+
+def check_alpha(alpha: float) -> None:
+    """Raises `ValueError` for what is no level."""
+    if not 0 < alpha < 1:
+        raise ValueError(f"Expected alpha between 0 and 1, one minus the level. Received: alpha={alpha!r}.")
 
 
 def of_fitted(model, fitted: Fitted, cov_type: CovType, alpha: float, groups=None) -> Summary:
@@ -171,7 +178,8 @@ def of_fitted(model, fitted: Fitted, cov_type: CovType, alpha: float, groups=Non
     covariance, bread = covariance_of(model, fitted, cov_type, groups)
     estimates = FlatParameters(model.trainable_variables).ravel()
     names = tuple(weight_names(model))
-    errors = np.sqrt(np.diag(covariance))
+    is_maximum = (np.diag(covariance) >= 0).all()
+    errors = np.sqrt(np.where(np.diag(covariance) < 0, np.nan, np.diag(covariance)))
     errors[bread.is_undetermined] = np.inf
     test = "t" if fitted.likelihood.family.has_scale and cov_type in ("nonrobust", "observed") else "z"
     distribution = _distribution(test, fitted.df_residual)
@@ -200,7 +208,7 @@ def of_fitted(model, fitted: Fitted, cov_type: CovType, alpha: float, groups=Non
         deviance=deviance,
         r_squared=r_squared,
         condition_number=bread.condition,
-        notes=tuple(notes_of.on(model, fitted, bread, names)),
+        notes=tuple(notes_of.on(model, fitted, bread, names, is_maximum)),
     )
 
 
@@ -215,6 +223,8 @@ def _goodness(fitted):
     if not family.has_scale:
         return float(weights @ family.log_likelihood(fitted.y, fitted.mu)), deviance, None
     positive = weights[weights > 0]
-    log_likelihood = -entries / 2 * (np.log(2 * np.pi * deviance / entries) + 1) + np.log(positive).sum() / 2
+    log_likelihood = (
+        -entries / 2 * (np.log(2 * np.pi * deviance / entries) + 1) + np.log(positive).sum() * fitted.y.shape[1] / 2
+    )
     total = weights @ family.deviance(fitted.y, np.average(fitted.y, axis=0, weights=weights)[None])
     return float(log_likelihood), deviance, float(1 - deviance / total)

@@ -95,3 +95,8 @@ def has_own_loss(model: keras.Model) -> bool:
     """Whether the loss is more than Keras's own computation of it says: a custom step, `compute_loss` or `add_loss`."""
     is_stock = has_stock_train_step(model) and type(model).compute_loss is Trainer.compute_loss
     return not is_stock or any(layer._losses for layer in layers(model))
+
+
+def has_mask(outputs) -> bool:
+    """Whether a layer has told which entries of its outputs are valid."""
+    return getattr(outputs, "_keras_mask", None) is not None

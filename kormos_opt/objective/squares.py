@@ -43,7 +43,13 @@ def mean_square(residual, weight=None) -> tf.Tensor:
     squares = keras.ops.square(residual)
     if weight is not None:
         weight = keras.ops.convert_to_tensor(weight, residual.dtype)
-        squares = weight * squares
+        weighted = weight * squares
+        if not weighted.shape.is_compatible_with(squares.shape):
+            raise ValueError(
+                f"Expected a weight that is broadcast to the residual, of shape {squares.shape}. "
+                f"Received: weight of shape {weight.shape}, which makes it {weighted.shape}. Reshape the weight."
+            )
+        squares = weighted
     value = keras.ops.mean(squares)
     if heard is not None:
         size = tf.cast(tf.size(residual), tf.float64)

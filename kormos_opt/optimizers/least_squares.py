@@ -16,8 +16,8 @@ _documented = functools.partial(
         Defaults to `"trf"`.
     loss: What becomes of the squares: `"linear"`, or `"soft_l1"`, `"huber"`, `"cauchy"` or `"arctan"` against
         outliers. The history still shows the loss of the model. Defaults to `"linear"`.
-    f_scale: The residual from which on `loss` takes it for an outlier, in the units of the square root of the model's
-        loss. Defaults to `1.0`.
+    f_scale: The residual from which on `loss` takes it for an outlier, as in scipy in the units of the targets, for a
+        loss that is the mean of all squares. Defaults to `1.0`.
     jacobian: `"matrix"`, `"products"` for one that is only multiplied with vectors, or `"auto"` for a matrix of at
         most 1 GiB. Defaults to `"auto"`.""",
 )

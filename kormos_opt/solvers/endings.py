@@ -45,8 +45,8 @@ class Ending(Enum):
     )
     ONLY_SHORT_STEPS = (
         "Stopped: the steps have become shorter than the tolerance, but the gradient's norm is {norm:.3g}. A smaller "
-        "tol may go further. Where the second derivatives are zero, as those of mae, take a method without them, such "
-        "as L-BFGS-B",
+        "tol may go further, or a start that is inside of all bounds. Where the second derivatives are zero, as those "
+        "of mae, take a method without them, such as L-BFGS-B",
         False,
         2,
     )

@@ -55,7 +55,8 @@ def minimize(
         method: `"trf"`, `"dogbox"` or `"lm"`. Defaults to `"trf"`.
         loss: What becomes of the squares: `"linear"`, `"soft_l1"`, `"huber"`, `"cauchy"` or `"arctan"`. Defaults to
             `"linear"`.
-        f_scale: The residual from which on `loss` takes it for an outlier. Defaults to `1.0`.
+        f_scale: The residual from which on `loss` takes it for an outlier, where f is the mean of the squares of m
+            residuals: `sqrt(m)` times scipy's. Defaults to `1.0`.
         x_scale: As in scipy. Defaults to `None`: `"jac"`, or `1.0` with products.
         jacobian: `"matrix"`, `"products"` for one that is only multiplied with vectors, or `"auto"` for a matrix of at
             most `DENSE_ENTRIES` numbers. Defaults to `"auto"`.
@@ -94,8 +95,10 @@ def _run(x0, bounds, settings, tolerances, x_scale, jacobian, max_nfev):
         _check_lm(residuals, x0, bounds, settings["loss"], products)
         tolerances = {name: max(value or 0.0, _EPSILON) for name, value in tolerances.items()}
         del settings["loss"], settings["f_scale"], settings["tr_options"]
-    elif bounds is not None:
-        settings["bounds"] = bounds
+    else:
+        settings["f_scale"] /= np.sqrt(residuals.size)
+        if bounds is not None:
+            settings["bounds"] = bounds
     if x_scale is None:
         x_scale = 1.0 if products else "jac"
     settings |= tolerances | {"x_scale": x_scale, "max_nfev": max_nfev}
@@ -152,9 +155,12 @@ class _Call:
     def _settled(self, result):
         ending, option = _ENDINGS[result.status]
         words = {"option": option}
-        if ending is not Ending.LIMIT and self._settings.get("loss", "linear") == "linear" and not self._products:
+        if ending is not Ending.LIMIT and not self._products:
             free = result.active_mask == 0
-            if not is_at_optimum(result.jac[:, free], result.fun, result.x[free]):
+            jacobian, residuals = result.jac[:, free], result.fun
+            if self._settings.get("loss", "linear") != "linear":
+                residuals = scipy.linalg.lstsq(jacobian.T, result.grad[free])[0]  # of the loss that scipy minimized
+            if not is_at_optimum(jacobian, residuals, result.x[free], np.sqrt(2 * result.cost)):
                 ending, words = Ending.ONLY_SHORT_STEPS, {"norm": 2 * np.linalg.norm(result.grad[free])}
         return ending.result(
             x=result.x,
@@ -168,7 +174,7 @@ class _Call:
         )
 
 
-def is_at_optimum(jacobian: np.ndarray, residuals: np.ndarray, x: np.ndarray) -> bool:
+def is_at_optimum(jacobian: np.ndarray, residuals: np.ndarray, x: np.ndarray, size: float) -> bool:
     """Whether the tangent plane holds next to nothing of the residuals, or the step that would take it out is short.
 
     The first has no units, unlike the gradient. Source: Bates and Watts, A relative offset orthogonality convergence
@@ -176,15 +182,16 @@ def is_at_optimum(jacobian: np.ndarray, residuals: np.ndarray, x: np.ndarray) ->
 
     Args:
         jacobian: Of shape `(m, n)`.
-        residuals: Of shape `(m,)`.
+        residuals: Of shape `(m,)`, or their part in the tangent plane.
         x: The weights that the columns belong to, of shape `(n,)`.
+        size: The norm of all residuals.
     """
     scale = np.linalg.norm(jacobian, axis=0)
     scale[scale == 0] = 1.0
     scaled = jacobian / scale
     step = scipy.linalg.lstsq(scaled, residuals, cond=_PARALLEL)[0]
     is_short = np.linalg.norm(step / scale) <= _SHORT_STEP * np.linalg.norm(x)
-    return bool(is_short or np.linalg.norm(scaled @ step) <= _SMALL_OFFSET * np.linalg.norm(residuals))
+    return bool(is_short or np.linalg.norm(scaled @ step) <= _SMALL_OFFSET * size)
 
 
 def _check_lm(residuals, x0, bounds, loss, products):

@@ -28,7 +28,7 @@ class FitAnswers:
     def __init__(self, objective: BoundObjective):
         self.objective = objective
         self._begun: BatchPass | None = None
-        self._is_first = True
+        self._is_first = self._are_first_residuals = True
 
     def evaluate(self, x: np.ndarray, gradient: bool) -> Evaluation:
         """f at `x`, and its gradient; what `add_batch` has begun is brought to its end.
@@ -60,7 +60,11 @@ class FitAnswers:
             return residuals.product(request.x, request.p)
         if isinstance(request, TransposedProduct):
             return residuals.transposed_product(request.x, request.r)
-        return residuals.values(request.x)
+        values = residuals.values(request.x)
+        if self._are_first_residuals:
+            residuals.check_elsewhere(request.x)
+        self._are_first_residuals = False
+        return values
 
     def check_start(self, evaluation: Evaluation) -> None:
         """Raises `ValueError` if a run cannot start from this evaluation."""
