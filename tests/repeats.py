@@ -21,7 +21,7 @@ KEPT = {
     "test_changing_objective.py::test_a_loss_weight_assigned_by_a_callback": ["add_weight-*", "tf-L-BFGS-B"],
     "test_custom_steps.py::test_custom_step_has_the_loss_of_one_chunk": ["*-*7?"],
     "test_data_edges.py::test_xla_where_a_concatenation_is_differentiated_again": ["l-bfgs-b-*"],
-    "test_docs.py::test_programs_run": ["docs/[!p]*", "docs/precise*"],
+    "test_docs.py::test_programs_run": ["docs/[!pc]*", "docs/precise*", "docs/coming*"],
     "test_graph_engine.py::test_a_failed_line_search_keeps_the_last_iterate": ["light", "graph_engine"],
     "test_graph_engine.py::test_nan_at_a_trial_point_is_backed_off_from": ["light", "graph_engine"],
     "test_graph_engine.py::test_a_file_carries_the_run": [
