@@ -36,6 +36,7 @@ autosummary_generate = True
 autodoc_typehints = "description"
 autodoc_member_order = "bysource"
 napoleon_numpy_docstring = False
+napoleon_use_ivar = True
 
 # The pictures of the examples are committed, each beside the command that draws it, so nothing runs here.
 sphinx_gallery_conf = {
