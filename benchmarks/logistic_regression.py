@@ -132,6 +132,7 @@ def seconds_to(curve: list, best: float) -> float:
 def draw(measured: dict) -> None:
     """A panel for each set of data."""
     import matplotlib.pyplot as plt
+    from matplotlib import ticker
 
     figure, axes = plt.subplots(1, len(measured), figsize=(4 * len(measured), 4), layout="constrained")
     for panel, (name, curves) in zip(axes, measured.items(), strict=True):
@@ -141,6 +142,7 @@ def draw(measured: dict) -> None:
             style = "o--" if label.startswith("scikit") else "o-"
             panel.loglog(seconds, np.maximum((values - best) / best, 1e-14), style, label=label, markersize=3)
         panel.set(title=name, xlabel="seconds")
+        panel.xaxis.set_minor_formatter(ticker.NullFormatter())
         panel.grid(alpha=0.3)
     axes[0].set_ylabel("(f - best) / best")
     axes[0].legend(fontsize=7)

@@ -1,6 +1,7 @@
 """The pages: their programs run, their links lead somewhere, and every public name has its place."""
 
 import inspect
+import logging
 import re
 from pathlib import Path
 
@@ -36,10 +37,12 @@ def names(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MPLBACKEND", "agg")
     before = keras.config.floatx(), keras.config.dtype_policy()
+    level = logging.getLogger("kormos_opt").level
     x, y = regression()
     model = linear()
     model.compile(optimizer=kormos_opt.LBFGS(), loss="mse")
     yield {"keras": keras, "kormos_opt": kormos_opt, "np": np, "tf": tf, "x": x, "y": y, "model": model}
+    logging.getLogger("kormos_opt").setLevel(level)
     keras.config.set_floatx(before[0])
     keras.config.set_dtype_policy(before[1])
 
