@@ -36,7 +36,17 @@ OF_SCIPY = ("L-BFGS-B", "BFGS", "CG", "TNC", "SLSQP", "Newton-CG", "trust-ncg", 
 BOUNDED_OF_SCIPY = "L-BFGS-B", "TNC", "SLSQP", "trust-constr"
 DRAWN = {
     "unconstrained": (
-        *("SS-Broyden", "SS-BFGS", "BFGS", "L-BFGS-B", "Newton-CG", "trust-exact", "scipy L-BFGS-B", "scipy BFGS"),
+        *(
+            "L-BFGS-graph",
+            "SS-Broyden",
+            "SS-BFGS",
+            "BFGS",
+            "L-BFGS-B",
+            "Newton-CG",
+            "trust-exact",
+            "scipy L-BFGS-B",
+            "scipy BFGS",
+        ),
         *("scipy Newton-CG", "optimistix BFGS", "optimistix LBFGS", "optax lbfgs"),
     ),
     "bounded": ("L-BFGS-B", "TNC", "SLSQP", "trust-constr", *(f"scipy {name}" for name in BOUNDED_OF_SCIPY)),
@@ -351,7 +361,7 @@ def draw(measured: dict) -> None:
         costs = costs.astype(float)
         ratios = costs.div(costs.min(axis=1), axis=0)
         multiples = np.geomspace(1, 64, 200)
-        for label in ratios.columns.intersection([*drawn, "L-BFGS-graph"]):
+        for label in filter(ratios.columns.__contains__, drawn):
             shares = [(ratios[label] <= multiple).mean() for multiple in multiples]
             style = "-" if label.split()[0] not in ("scipy", "optimistix", "optax") else "--"
             each.step(multiples, shares, style, where="post", label=label)
