@@ -115,6 +115,8 @@ def test_multinomial_logit_is_that_of_statsmodels(from_logits):
     np.testing.assert_allclose(np.roll(found.estimates.reshape(rows, 6), 1, 0), expected.params, rtol=1e-6)
     np.testing.assert_allclose(np.roll(found.standard_errors.reshape(rows, 6), 1, 0), expected.bse, rtol=1e-6)
     np.testing.assert_allclose(found.log_likelihood, expected.llf, rtol=1e-9)
+    np.testing.assert_allclose([found.aic, found.bic], [expected.aic, expected.bic], rtol=1e-9)
+    assert found.df_residual == len(y) - expected.params.size
 
 
 @pytest.mark.parametrize("cov_type", ["nonrobust", "HC0", "observed"])
@@ -397,3 +399,19 @@ def test_names_are_told_apart(float64):
     model = keras.Model(inputs, parts[1](parts[0](inputs)))
     names = kormos_opt.weight_names(model)
     assert len(set(names)) == len(names) == 4
+
+
+def test_chosen_weights_need_more_targets_too(float64):
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1, use_bias=False, name="line")])
+    model.compile(loss="mse")
+    with pytest.raises(ValueError, match="Expected more targets than weights"):
+        kormos_opt.covariance(model, np.eye(3)[:2], np.ones((2, 1)), which=["line/kernel[0, 0]"])
+
+
+def test_a_robust_fit_is_said(float64):
+    x, y = np.random.default_rng(0).normal(size=(2, 30, 1))
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    model.compile(optimizer=kormos_opt.LevenbergMarquardt(loss="soft_l1", f_scale=0.1), loss="mse")
+    model.fit(x, y, epochs=50, verbose=0)
+    (note,) = kormos_opt.summary(model, x, y).notes
+    assert note.startswith("the fit had the robust loss 'soft_l1'")
