@@ -340,11 +340,16 @@ def measure(arguments: argparse.Namespace) -> dict:
         return dict(sorted(each for done in shares for each in done.result().items()))
 
 
-def table(measured: dict, kind: str) -> pd.DataFrame:
-    """By solver: the share of problems that are solved, within twice the least cost, and with the least."""
+def multiples_of_least(measured: dict, kind: str) -> pd.DataFrame:
+    """The cost of every solver over the least one, by problem; NaN where it was not solved."""
     costs = pd.DataFrame({name: each["costs"] for name, each in measured.items() if each["kind"] == kind}).T
     costs = costs.astype(float)
-    ratios = costs.div(costs.min(axis=1), axis=0)
+    return costs.div(costs.min(axis=1), axis=0)
+
+
+def table(measured: dict, kind: str) -> pd.DataFrame:
+    """By solver: the share of problems that are solved, within twice the least cost, and with the least."""
+    ratios = multiples_of_least(measured, kind)
     shares = {"solved": ratios.notna(), "within twice the least cost": ratios <= 2, "at the least cost": ratios <= 1}
     return pd.DataFrame({heading: each.mean() for heading, each in shares.items()}).sort_values(
         "solved", ascending=False
@@ -357,16 +362,17 @@ def draw(measured: dict) -> None:
 
     figure, axes = plt.subplots(1, 2, figsize=(13, 5), layout="constrained")
     for each, (kind, drawn) in zip(axes, DRAWN.items(), strict=True):
-        costs = pd.DataFrame({name: one["costs"] for name, one in measured.items() if one["kind"] == kind}).T
-        costs = costs.astype(float)
-        ratios = costs.div(costs.min(axis=1), axis=0)
+        ratios = multiples_of_least(measured, kind)
         multiples = np.geomspace(1, 64, 200)
         for label in filter(ratios.columns.__contains__, drawn):
             shares = [(ratios[label] <= multiple).mean() for multiple in multiples]
             style = "-" if label.split()[0] not in ("scipy", "optimistix", "optax") else "--"
             each.step(multiples, shares, style, where="post", label=label)
         each.set(
-            xscale="log", xlabel="multiple of the least evaluations", ylim=(0, 1), title=f"{len(costs)} {kind} problems"
+            xscale="log",
+            xlabel="multiple of the least evaluations",
+            ylim=(0, 1),
+            title=f"{len(ratios)} {kind} problems",
         )
         each.set_xticks([1, 2, 4, 8, 16, 32, 64], [1, 2, 4, 8, 16, 32, 64])
         each.grid(alpha=0.3)

@@ -124,6 +124,11 @@ def measure(problem: Problem) -> dict[str, list[tuple[float, float]]]:
     return curves
 
 
+def best_of(curves: dict[str, list]) -> float:
+    """The least f of all solvers."""
+    return min(value for curve in curves.values() for _, value in curve)
+
+
 def seconds_to(curve: list, best: float) -> float:
     """Seconds to an f that is above the best by a millionth at most."""
     return next((seconds for seconds, value in curve if value - best <= ACCURATE * best), np.nan)
@@ -136,7 +141,7 @@ def draw(measured: dict) -> None:
 
     figure, axes = plt.subplots(1, len(measured), figsize=(4 * len(measured), 4), layout="constrained")
     for panel, (name, curves) in zip(axes, measured.items(), strict=True):
-        best = min(value for curve in curves.values() for _, value in curve)
+        best = best_of(curves)
         for label, curve in curves.items():
             seconds, values = np.transpose(curve)
             style = "o--" if label.startswith("scikit") else "o-"
@@ -173,10 +178,9 @@ def main() -> None:
         }
         if not arguments.only:
             MEASURED.write_text(json.dumps(measured, indent=1))
-    bests = {name: min(value for curve in curves.values() for _, value in curve) for name, curves in measured.items()}
     table = pd.DataFrame(
         {
-            name: {by: seconds_to(curve, bests[name]) for by, curve in curves.items()}
+            name: {by: seconds_to(curve, best_of(curves)) for by, curve in curves.items()}
             for name, curves in measured.items()
         }
     )

@@ -1,5 +1,6 @@
 """What a fit says of itself afterwards, in a form to read: `model.optimizer.result`."""
 
+import html
 import io
 
 import numpy as np
@@ -45,10 +46,7 @@ class FitResult(OptimizeResult):
     __str__ = __repr__
 
     def _repr_html_(self):
-        console = Console(file=io.StringIO(), width=_WIDTH, highlight=False, record=True)
-        console.print(Text(str(self.get("message", ""))), soft_wrap=True)
-        console.print(self._table())
-        return console.export_html(inline_styles=True, code_format="<pre>{code}</pre>")
+        return f"<pre>{html.escape(str(self))}</pre>"
 
     def _table(self):
         table = Table(box=None, show_header=False, pad_edge=True)

@@ -469,24 +469,26 @@ class Scaled(keras.Model):
         return keras.ops.exp(-self.log_scale) * kormos_opt.mean_square(y - y_pred) + self.log_scale**2
 
 
-def test_a_trained_factor_is_no_square(float64):
-    model = Scaled()
+class TrainedWeight(Scaled):
+    """A square whose weight is trained, beside another square."""
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        square = kormos_opt.mean_square(y - y_pred, weight=keras.ops.square(self.log_scale))
+        return square + kormos_opt.mean_square(self.log_scale - 3.0)
+
+
+@pytest.mark.parametrize(
+    ("make", "match"),
+    [
+        (Scaled, r"No squares are|whose factors stay as they are"),
+        (TrainedWeight, r"whose factors stay as they are"),
+    ],
+)
+def test_a_trained_factor_is_no_square(make, match, float64):
+    model = make()
     model(X[:1])
     model.compile(optimizer=kormos_opt.LevenbergMarquardt())
-    with pytest.raises(ValueError, match=r"No squares are|whose factors stay as they are"):
-        model.fit(X, Y, epochs=5, verbose=0)
-
-
-def test_a_trained_weight_of_a_mean_square(float64):
-    class Weighted(Scaled):
-        def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-            square = kormos_opt.mean_square(y - y_pred, weight=keras.ops.square(self.log_scale))
-            return square + kormos_opt.mean_square(self.log_scale - 3.0)
-
-    model = Weighted()
-    model(X[:1])
-    model.compile(optimizer=kormos_opt.LevenbergMarquardt())
-    with pytest.raises(ValueError, match=r"whose factors stay as they are"):
+    with pytest.raises(ValueError, match=match):
         model.fit(X, Y, epochs=5, verbose=0)
 
 

@@ -64,19 +64,24 @@ def on(
 
 
 def _robust_loss(model):
-    stages = getattr(model.optimizer, "stages", ())
-    loss = (
-        stages[-1].options.get("loss", "linear") if stages and stages[-1].method.derivatives == "jacobian" else "linear"
-    )
+    stage = _last_stage(model)
+    if stage is None or stage.method.derivatives != "jacobian":
+        return None
+    loss = stage.options.get("loss", "linear")
     return None if loss == "linear" else loss
 
 
 def limits_of(model: keras.Model) -> Bounds | None:
     """The bounds that the optimizer of a model has kept, `None` without any."""
-    stages = getattr(model.optimizer, "stages", ())
-    if not stages:
+    stage = _last_stage(model)
+    if stage is None:
         return None
-    return bounds.resolve(stages[-1].bounds, FlatParameters(model.trainable_variables), stages[-1].method)
+    return bounds.resolve(stage.bounds, FlatParameters(model.trainable_variables), stage.method)
+
+
+def _last_stage(model):
+    stages = getattr(model.optimizer, "stages", ())
+    return stages[-1] if stages else None
 
 
 def _at_bounds(model, names):

@@ -9,6 +9,7 @@ from kormos_opt.data.full_batch import BatchList, FullBatch
 from kormos_opt.data.rows import rows_between, rows_of
 from kormos_opt.objective import chunk_size, precision
 from kormos_opt.objective.batch_pass import BatchPass
+from kormos_opt.objective.starting_point import beside
 
 if TYPE_CHECKING:
     from kormos_opt.objective.objective import Objective
@@ -42,7 +43,7 @@ def check_cut(objective: "Objective", chunk, data: FullBatch) -> None:
     cut = [rows_between(chunk, 0, third), rows_between(chunk, third, rows)]
     tolerance = max(1e-4, _STEPS * precision.resolution(objective.dtype))
     here = objective.parameters.ravel()
-    elsewhere = here + 0.1 * (1 + np.abs(here)) * np.random.default_rng(0).choice([-1.0, 1.0], here.size)
+    elsewhere = beside(here)
     try:
         for x in (here, elsewhere):
             one, two = (_loss(objective, batches, max(rows, 1), x) for batches in (whole, cut))

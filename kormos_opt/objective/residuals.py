@@ -11,13 +11,13 @@ from kormos_opt import memory_limits
 from kormos_opt.data.full_batch import BatchList
 from kormos_opt.data.rows import rows_between
 from kormos_opt.objective import precision
+from kormos_opt.objective.starting_point import beside
 
 if TYPE_CHECKING:
     from kormos_opt.objective.bound_objective import BoundObjective
     from kormos_opt.objective.residual_terms import TracedResiduals
 
 _ENTRIES_AT_ONCE = 2**23  # of the Jacobian, of which TensorFlow holds some copies
-_BESIDE = 0.1
 _COPIES = 4  # of the Jacobian that a solver makes
 
 
@@ -210,7 +210,11 @@ class Residuals:
         if np.isclose(found, fun, rtol=self._tolerance, atol=0) or not np.isfinite(fun):
             return
         others = ", ".join(dict.fromkeys(self._traced.terms.squares.others))
-        self._refuse(fun, found, others)
+        raise ValueError(
+            "Expected a loss that is a sum of squares: MeanSquaredError, L2 penalties, and kormos_opt.mean_square in "
+            f"losses of your own. Received: a loss of {fun:.6g}, of which {found:.6g} are squares. No squares are "
+            f"{others or 'add_loss, a custom loss or train step, or a negative weight'}. Take LBFGS() for this loss."
+        )
 
     def check_elsewhere(self, x: np.ndarray) -> None:
         """A part of a loss may be zero at `x` alone, and a factor may be trained: looks at other weights too.
@@ -218,13 +222,13 @@ class Residuals:
         Raises:
             ValueError: If f or its gradient is not that of the squares there.
         """
-        beside = x + _BESIDE * (1 + np.abs(x)) * np.random.default_rng(0).choice([-1.0, 1.0], x.size)
+        elsewhere = beside(x)
         try:
-            values, evaluation = self.values(beside), self._bound.evaluate(beside)
+            values, evaluation = self.values(elsewhere), self._bound.evaluate(elsewhere)
             if not (np.isfinite(values).all() and np.isfinite(evaluation.jac).all()):
                 return
-            self._check(beside, values)
-            difference = 2 * self.transposed_product(beside, values) - evaluation.jac
+            self._check(elsewhere, values)
+            difference = 2 * self.transposed_product(elsewhere, values) - evaluation.jac
         finally:
             self.parameters.assign(x)
         if np.linalg.norm(difference) > 10 * self._tolerance * np.linalg.norm(evaluation.jac):
@@ -233,10 +237,3 @@ class Residuals:
                 "squares, as with a trained weight= or factor of a mean_square. Make it a part of the residual, or "
                 "take LBFGS() for this loss."
             )
-
-    def _refuse(self, fun, found, others):
-        raise ValueError(
-            "Expected a loss that is a sum of squares: MeanSquaredError, L2 penalties, and kormos_opt.mean_square in "
-            f"losses of your own. Received: a loss of {fun:.6g}, of which {found:.6g} are squares. No squares are "
-            f"{others or 'add_loss, a custom loss or train step, or a negative weight'}. Take LBFGS() for this loss."
-        )
