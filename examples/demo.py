@@ -29,7 +29,7 @@ model = keras.Sequential(
     ]
 )
 model.compile(optimizer=kormos_opt.LBFGS(), loss="sparse_categorical_crossentropy", metrics=["accuracy"])
-history = model.fit(x, y, epochs=300, validation_data=(x_val, y_val), verbose=0)
+history = model.fit(x, y, epochs=300, validation_data=(x_val, y_val), validation_batch_size=len(x_val), verbose=0)
 
 columns = ["loss", "grad", "fg_evals", "accuracy", "val_loss", "val_accuracy"]
 with pd.option_context("display.width", 120, "display.max_rows", 24, "display.float_format", "{:.6g}".format):

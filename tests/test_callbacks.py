@@ -198,20 +198,20 @@ def test_a_metric_named_like_a_column_is_refused(name):
         model.fit(X, Y, verbose=0)
 
 
-def test_one_optimizer_in_two_models_fitted_in_turns():
+@pytest.mark.parametrize("make", [kormos_opt.LBFGS, light])
+def test_one_optimizer_in_two_models_fitted_in_turns(make):
     """Each has its own run and memory, in the graph as with scipy."""
-    for make in (kormos_opt.LBFGS, light):
-        optimizer, alone = make(), []
-        models = [compiled(network(), optimizer) for _ in range(2)]
-        for model in models:
-            single = compiled(network(), make())
-            single.set_weights(model.get_weights())
-            alone.append(single.fit(X, Y, epochs=6, verbose=0).history["loss"])
-        losses = [[], []]
-        for start in (0, 2, 4):
-            for model, rows in zip(models, losses, strict=True):
-                rows += model.fit(X, Y, initial_epoch=start, epochs=start + 2, verbose=0).history["loss"]
-        assert losses == alone
+    optimizer, alone = make(), []
+    models = [compiled(network(), optimizer) for _ in range(2)]
+    for model in models:
+        single = compiled(network(), make())
+        single.set_weights(model.get_weights())
+        alone.append(single.fit(X, Y, epochs=6, verbose=0).history["loss"])
+    losses = [[], []]
+    for start in (0, 2, 4):
+        for model, rows in zip(models, losses, strict=True):
+            rows += model.fit(X, Y, initial_epoch=start, epochs=start + 2, verbose=0).history["loss"]
+    assert losses == alone
 
 
 def test_fresh_starts_are_logged_as_warnings(tmp_path, caplog):
