@@ -15,7 +15,7 @@ import pytest
 
 from tests.problems import regression
 from tests.repeats import is_repeat
-from tests.worker import CASES
+from tests.worker import CASES, main
 
 pytestmark = [pytest.mark.xdist_group("workers"), pytest.mark.timeout(900)]
 
@@ -85,12 +85,17 @@ def death(folder):
 
 @pytest.fixture(scope="module")
 def two_workers(folder, death, request):
-    """What a process alone and each of two workers says of the cases. They begin where the dead ones ended."""
+    """What this process alone and each of two workers says of the cases. They begin where the dead ones ended."""
     own = f"{Path(__file__).name}::{test_iterates_are_those_of_one_process.__name__}"
     is_thorough = request.config.getoption("--thorough")
     cases = [case for case in CASES if is_thorough or not is_repeat(f"{own}[{case}]")]
     pair = start(2, command(folder, "restarts", *cases, "collectives", "disagrees", "fails"), folder)
-    finish([*pair, *start(None, command(folder, *cases), folder)])
+    try:
+        main(folder, cases)
+    finally:
+        keras.config.set_floatx("float32")
+        keras.config.set_dtype_policy("float32")
+        finish(pair)
     return answers(folder, "alone", 0, 1)
 
 
