@@ -48,7 +48,7 @@ class Fit:
 
     def __init__(self, problem, engine, dtype, jit_compile):
         keras.utils.set_random_seed(0)
-        self._problem = problem
+        self._data = keras.tree.map_structure(tf.constant, (problem.x, problem.y))
         self._model = problem.build()
         self._weights = self._model.get_weights()
         precision = "float64" if dtype == "float64" else "model"
@@ -80,7 +80,7 @@ class Fit:
         return time.perf_counter() - begin
 
     def _fit(self, **arguments):
-        return self._model.fit(self._problem.x, self._problem.y, verbose=0, **arguments).history
+        return self._model.fit(*self._data, verbose=0, **arguments).history
 
 
 def solve(name, data, dtype, runs, by):

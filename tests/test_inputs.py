@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from kormos_opt.keras_internals import data as keras_data
 from kormos_opt.optimizers import LBFGS
 from tests.problems import compiled, linear, network, regression
 
@@ -66,6 +67,13 @@ def test_same_fit_as_with_arrays(kind, expected):
     history = model.fit(**INPUTS[kind](), epochs=3, verbose=0).history
     for name, values in expected.items():
         np.testing.assert_allclose(history[name], values, rtol=1e-4, err_msg=name)
+
+
+def test_tensors_are_not_copied():
+    x, y = tf.constant(X), tf.constant(Y.astype("float64"))
+    kept, cast = keras_data.whole_arrays(x, y, None, None)
+    assert np.shares_memory(np.asarray(memoryview(kept)), np.asarray(memoryview(x)))
+    assert cast.dtype == "float32"  # as Keras has it
 
 
 @pytest.mark.parametrize("kind", ["batch_size", "dataset", "unknown length", "infinite", "PyDataset", "sparse dataset"])

@@ -164,7 +164,8 @@ def test_train_step_scales_the_loss_and_applies_gradients():
 def test_arrays_come_as_one_batch():
     assert array_data_adapter.can_convert_arrays((X, Y, None))
     adapter = get_data_adapter(X.astype("float64"), Y, None, batch_size=len(X), class_weight=None)
-    ((x, y),) = list(adapter.get_numpy_iterator())
+    sliceables = array_slicing.convert_to_sliceable(adapter._inputs, target_backend="numpy")
+    ((x, y),) = adapter._get_iterator(lambda sliceable, indices: sliceable[indices], sliceables)
     assert x.dtype == "float32"
     np.testing.assert_array_equal(x, X)
     np.testing.assert_array_equal(y, Y)

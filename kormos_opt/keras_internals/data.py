@@ -3,12 +3,15 @@
 import keras
 import tensorflow as tf
 from keras.src.backend.tensorflow.trainer import TFEpochIterator
-from keras.src.trainers.data_adapters import array_data_adapter, get_data_adapter
+from keras.src.trainers.data_adapters import array_data_adapter, array_slicing, get_data_adapter
 from tensorflow.python.distribute.input_ops import auto_shard_dataset
 
 
 def whole_arrays(x, y, sample_weight, class_weight):
-    """The training data of `fit` as one batch of numpy arrays, or `None` if they are not plain dense arrays."""
+    """The training data of `fit` as one batch, or `None` if they are not plain dense arrays.
+
+    What is a tensor stays one, as it cannot change; all else becomes a numpy array.
+    """
     if not array_data_adapter.can_convert_arrays((x, y, sample_weight)):
         return None
     leaves = [leaf for leaf in keras.tree.flatten((x, y, sample_weight)) if leaf is not None]
@@ -16,7 +19,13 @@ def whole_arrays(x, y, sample_weight, class_weight):
     if not leaves or not dense or leaves[0].shape[0] == 0:
         return None
     adapter = get_data_adapter(x, y, sample_weight, batch_size=leaves[0].shape[0], class_weight=class_weight)
-    return next(iter(adapter.get_numpy_iterator()))
+    sliceables = array_slicing.convert_to_sliceable(adapter._inputs, target_backend="numpy")
+    return next(adapter._get_iterator(_tensor_or_numpy, sliceables))
+
+
+def _tensor_or_numpy(sliceable, indices):
+    part = sliceable[indices]
+    return part if isinstance(part, tf.Tensor) else sliceable.convert_to_numpy(part)
 
 
 def array_rows(x) -> int | None:
