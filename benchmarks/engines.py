@@ -3,7 +3,8 @@
     python -m benchmarks.engines [--data FOLDER] [--problem PART] [--dtype float32] [--only TABLES]
 
 solve        seconds to the loss that fit has after 50 iterations with scipy, of whole fits in one epoch. Contenders
-             take turns in one process for each problem and dtype; medians. A first call traces and compiles.
+             take turns in one process for each problem and dtype, their data in tensors of their own; medians. A first
+             call traces and compiles. `peers` prints and draws what was measured.
 arithmetic   what an iteration costs beside the evaluations, by the number of weights.
 memory       the peak of a fit in a process of its own.
 """
@@ -24,7 +25,7 @@ import pandas as pd
 import tensorflow as tf
 
 import kormos_opt
-from benchmarks import rivals
+from benchmarks import peers, rivals
 from benchmarks.problems import PROBLEMS
 from kormos_opt.graph_solvers import lbfgs
 from kormos_opt.solvers.base import Iterate
@@ -262,6 +263,7 @@ def main() -> None:
             common["by"] = f"optax,{arguments.by}"
             dtypes = arguments.dtype.split(",")
             rows = [row for name in names for dtype in dtypes for row in in_a_process(name=name, dtype=dtype, **common)]
+            peers.record(rows)
         elif table == "arithmetic":
             rows = arithmetic(arguments.largest)
         else:

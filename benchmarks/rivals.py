@@ -166,7 +166,9 @@ def torch_lbfgs(name, problem, start, target, dtype="float32"):
 def _by_hand(problem, dtype, jit_compile):
     """The hand-written objective, and where it starts."""
     keras.utils.set_random_seed(0)
+    start = np.concatenate([np.ravel(weight) for weight in problem.build().get_weights()]).astype("float64")
+    keras.config.set_dtype_policy(dtype)
     model = problem.build()
-    start = np.concatenate([np.ravel(weight) for weight in model.get_weights()]).astype("float64")
+    keras.config.set_dtype_policy("float32")
     chunk = len(problem.y) if jit_compile else problem.chunks[len(problem.chunks) // 2]
     return by_hand(model, problem, chunk, dtype, jit_compile), start

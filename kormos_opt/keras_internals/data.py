@@ -24,8 +24,9 @@ def whole_arrays(x, y, sample_weight, class_weight):
 
 
 def _tensor_or_numpy(sliceable, indices):
-    part = sliceable[indices]
-    return part if isinstance(part, tf.Tensor) else sliceable.convert_to_numpy(part)
+    if isinstance(sliceable.array, tf.Tensor):
+        return sliceable.array
+    return sliceable.convert_to_numpy(sliceable[indices])
 
 
 def array_rows(x) -> int | None:
