@@ -22,6 +22,7 @@ import pandas as pd
 import scipy.optimize
 
 import kormos_opt
+from benchmarks import measured
 from examples import burgers, physics
 
 START = np.array([1.0, 3.0, 1.0, 0.3, 0.0])
@@ -38,6 +39,7 @@ def main() -> None:
     physics.double_precision()
     for name in arguments.only.split(","):
         table = pd.DataFrame(TABLES[name](arguments))
+        measured.record("least_squares", name, table)
         print(f"\n{name}\n\n{table.to_markdown(index=False, floatfmt='.3g')}\n", flush=True)
 
 

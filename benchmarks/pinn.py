@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 import threadpoolctl
 
+from benchmarks import measured
 from benchmarks.engines import solver_alone
 from examples import allen_cahn, burgers, inverse_burgers, physics, poisson
 from kormos_opt.solvers.self_scaled import broyden, minimize
@@ -34,6 +35,7 @@ def main():
     physics.double_precision()
     for name in arguments.only.split(","):
         table = pd.DataFrame(TABLES[name](arguments))
+        measured.record("pinn", name, table)
         print(f"\n{name}\n\n{table.to_markdown(index=False, floatfmt='.3g')}\n", flush=True)
 
 
