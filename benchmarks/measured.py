@@ -1,8 +1,10 @@
 """Tables that benchmarks have measured, in `docs/measured`, and the picture of least squares and of Burgers' equation.
 
-python -m benchmarks.least_squares    # measures; its tables go to docs/measured/least_squares.json
-python -m benchmarks.pinn             # likewise, to docs/measured/pinn.json
-python -m benchmarks.measured         # draws
+    python -m benchmarks.least_squares    # measures; its tables go to docs/measured/least_squares.json
+    python -m benchmarks.pinn             # likewise, to docs/measured/pinn.json
+    python -m benchmarks.measured         # draws
+
+What is run with fewer solvers or problems puts its table there too: look at the difference before you commit.
 """
 
 import json
@@ -21,15 +23,21 @@ PANELS = {
 
 def record(benchmark: str, name: str, table: pd.DataFrame) -> None:
     """Puts a table in the place of the one of that name."""
-    path = FOLDER / f"{benchmark}.json"
-    tables = json.loads(path.read_text()) if path.exists() else {}
-    tables[name] = json.loads(table.to_json(orient="records", double_precision=15))
-    path.write_text(json.dumps(tables, indent=1))
+    tables = _tables(benchmark) | {name: json.loads(table.to_json(orient="records", double_precision=15))}
+    _file(benchmark).write_text(json.dumps(tables, indent=1))
 
 
 def recorded(benchmark: str, name: str) -> pd.DataFrame:
-    """The table of that name."""
-    return pd.DataFrame(json.loads((FOLDER / f"{benchmark}.json").read_text())[name])
+    """The table of that name, empty if there is none."""
+    return pd.DataFrame(_tables(benchmark).get(name, []))
+
+
+def _tables(benchmark):
+    return json.loads(_file(benchmark).read_text()) if _file(benchmark).exists() else {}
+
+
+def _file(benchmark):
+    return FOLDER / f"{benchmark}.json"
 
 
 def main() -> None:

@@ -8,12 +8,13 @@ other, so what is drawn is a row's multiple of optax in the same run.
 """
 
 import argparse
-import json
 from pathlib import Path
 
 import pandas as pd
 
-MEASURED = Path("docs/measured/engines.json")
+from benchmarks import measured
+
+TABLE = "engines", "solve"
 PICTURE = Path("docs/peers.png")
 KEY = ["problem", "dtype", "by"]
 DRAWN = {
@@ -32,13 +33,8 @@ OURS = 4  # of them, the first
 
 def record(rows: list[dict]) -> None:
     """Puts rows of `engines` in the place of those of the same problem, dtype and contender."""
-    measured = pd.concat([recorded(), pd.DataFrame(rows)]).drop_duplicates(KEY, keep="last")
-    MEASURED.write_text(measured.sort_values(["dtype", "problem"], kind="stable").to_json(orient="records", indent=1))
-
-
-def recorded() -> pd.DataFrame:
-    """All rows so far."""
-    return pd.DataFrame(json.loads(MEASURED.read_text()) if MEASURED.exists() else [])
+    table = pd.concat([measured.recorded(*TABLE), pd.DataFrame(rows)]).drop_duplicates(KEY, keep="last")
+    measured.record(*TABLE, table.sort_values(["dtype", "problem"], kind="stable"))
 
 
 def draw(multiples: pd.DataFrame) -> None:
@@ -62,7 +58,7 @@ def main() -> None:
     """Prints and draws."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--dtype", default="float32")
-    rows = recorded()
+    rows = measured.recorded(*TABLE)
     rows = rows[(rows["dtype"] == parser.parse_args().dtype) & rows["by"].isin(DRAWN)]
     multiples = rows.pivot(index="by", columns="problem", values="/ optax").reindex(DRAWN).rename(DRAWN)
     print(multiples.to_markdown(floatfmt=".2f"))

@@ -20,18 +20,16 @@ from tests.worker import CASES, main
 pytestmark = [pytest.mark.xdist_group("workers"), pytest.mark.timeout(900)]
 
 
-def start(count, arguments, folder, **environment):
-    """Starts `count` workers, or with `None` a process alone; each runs `python ARGUMENTS` and logs to `folder`."""
-    addresses = [f"127.0.0.1:{port}" for port in free_ports(count or 0)]
+def start(count, arguments, folder):
+    """Starts `count` workers; each runs `python ARGUMENTS` and logs to `folder`."""
+    addresses = [f"127.0.0.1:{port}" for port in free_ports(count)]
     processes = []
-    for index in range(count or 1):
-        variables = {**os.environ, **environment}
-        variables.pop("TF_CONFIG", None)
-        if count:
-            task = {"type": "worker", "index": index}
-            variables["TF_CONFIG"] = json.dumps({"cluster": {"worker": addresses}, "task": task})
-        command = [sys.executable, *arguments]
-        with open(folder / f"{index if count else 'alone'}.log", "w") as log:
+    for index in range(count):
+        task = {"type": "worker", "index": index}
+        cluster = {"cluster": {"worker": addresses}, "task": task}
+        variables = {**os.environ, "TF_CONFIG": json.dumps(cluster)}
+        with open(folder / f"{index}.log", "w") as log:
+            command = [sys.executable, *arguments]
             processes.append(subprocess.Popen(command, env=variables, stdout=log, stderr=subprocess.STDOUT))
             processes[-1].log = folder / log.name
     return processes
