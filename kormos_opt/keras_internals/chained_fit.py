@@ -37,7 +37,7 @@ def fit(stock: Callable, fit_full_batch: Callable, model: keras.Model, arguments
     else:
         refuse_learning_rate_callbacks(arguments["callbacks"])
     _refuse_generators(**arguments)
-    chain.begin(model, model._compile_config)
+    chain.begin(model._compile_config)
     usual = model._initial_epoch
     callbacks = _OneFit(model, **arguments)
     try:

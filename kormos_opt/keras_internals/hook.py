@@ -67,6 +67,8 @@ def _with_our_names(find, stock):
                 f"Expected an optimizer. Received: optimizer={optimizer.__name__}, which is its class. "
                 f"Write optimizer={optimizer.__name__}()."
             )
+        if hasattr(optimizer, "for_model"):
+            optimizer = optimizer.for_model(model)
         return stock(model, optimizer, *args, **kwargs)
 
     return compile

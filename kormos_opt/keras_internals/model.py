@@ -70,7 +70,7 @@ def layers(model: keras.Model) -> list[keras.Layer]:
 
 def tensorflow_variables(variable: keras.Variable) -> list[tf.Variable]:
     """What holds the value of a variable: under a strategy one for each replica here."""
-    value = variable.value
+    value = variable if isinstance(variable, tf.Variable) else variable.value
     return [value, *value.values] if isinstance(value, tf.distribute.DistributedValues) else [value]
 
 

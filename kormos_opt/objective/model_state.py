@@ -1,4 +1,4 @@
-"""What a pass over the data moves in a model beside its weights: seeds, statistics of BatchNorm and metrics."""
+"""What a pass over the data moves in a model beside its weights: seeds, statistics of BatchNorm, states and metrics."""
 
 import keras
 import tensorflow as tf
@@ -7,7 +7,7 @@ from kormos_opt.keras_internals import model as keras_model
 
 
 class ModelState:
-    """The non-trainable variables and the metrics of a model.
+    """The non-trainable variables and the metrics of a model, and whatever else its train step assigns.
 
     Args:
         model: A compiled model.
@@ -15,14 +15,27 @@ class ModelState:
 
     def __init__(self, model: keras.Model):
         self._model = model
+        self._untracked: list[tf.Variable] = []
+
+    def adopt(self, assigned: list[tf.Variable]) -> None:
+        """From here on, variables that the train step assigns and Keras does not track are put back too.
+
+        Args:
+            assigned: All that the train step assigns: states of recurrent layers and of random generators are among
+                them. Those that are known already are left out.
+        """
+        known = [*self._model.variables, *self.metrics]
+        ids = {id(each) for variable in known for each in keras_model.tensorflow_variables(variable)}
+        self._untracked = [variable for variable in assigned if id(variable) not in ids]
 
     def save(self) -> list[tf.Tensor]:
-        """The values of the non-trainable variables."""
-        return [tf.identity(variable.value) for variable in self._model.non_trainable_variables]
+        """The values of the non-trainable variables, and of those that were adopted."""
+        values = [variable.value for variable in self._model.non_trainable_variables]
+        return [tf.identity(value) for value in (*values, *self._untracked)]
 
     def restore(self, values: list[tf.Tensor]) -> None:
         """Assigns what `save` returned."""
-        for variable, value in zip(self._model.non_trainable_variables, values, strict=True):
+        for variable, value in zip(self.variables, values, strict=True):
             variable.assign(value)
 
     def save_all(self) -> list[tf.Tensor]:
@@ -31,19 +44,19 @@ class ModelState:
 
     def restore_all(self, values: list[tf.Tensor]) -> None:
         """Assigns what `save_all` returned."""
-        variables = *self._model.non_trainable_variables, *self.metrics
+        variables = *self.variables, *self.metrics
         for variable, value in zip(variables, values, strict=True):
             variable.assign(value)
 
     @property
-    def seeds(self) -> list[keras.Variable]:
+    def seeds(self) -> list[keras.Variable | tf.Variable]:
         """The states of the seed generators, each of shape `(2,)`."""
-        return [each for each in self._model.non_trainable_variables if each.name == "seed_generator_state"]
+        return [each for each in self.variables if _is_seed(each)]
 
     @property
-    def variables(self) -> list[keras.Variable]:
-        """All non-trainable variables."""
-        return list(self._model.non_trainable_variables)
+    def variables(self) -> list[keras.Variable | tf.Variable]:
+        """All non-trainable variables, and those that were adopted."""
+        return [*self._model.non_trainable_variables, *self._untracked]
 
     @property
     def bare_variables(self) -> list[tf.Variable]:
@@ -52,8 +65,8 @@ class ModelState:
 
     def put_seeds_back(self, values: list[tf.Tensor]) -> None:
         """Assigns the states of the seed generators among what `save` returned."""
-        for variable, value in zip(self._model.non_trainable_variables, values, strict=True):
-            if variable.name == "seed_generator_state":
+        for variable, value in zip(self.variables, values, strict=True):
+            if _is_seed(variable):
                 variable.assign(value)
 
     @property
@@ -94,3 +107,7 @@ class ModelState:
     def _norms(self):
         layers = keras_model.layers(self._model)
         return [layer for layer in layers if isinstance(layer, keras.layers.BatchNormalization)]
+
+
+def _is_seed(variable):
+    return variable.name.split("/")[-1].split(":")[0] == "seed_generator_state"

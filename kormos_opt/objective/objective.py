@@ -19,6 +19,7 @@ from kormos_opt import memory_limits
 from kormos_opt.data.full_batch import NO_ROWS, BatchList, FullBatch, WholeTensors, first_chunk
 from kormos_opt.data.replicas import Replicas
 from kormos_opt.data.rows import rows_of
+from kormos_opt.keras_internals import graphs
 from kormos_opt.keras_internals import model as keras_model
 from kormos_opt.objective import chunk_size, precision, starting_point
 from kormos_opt.objective.bound_objective import BoundObjective
@@ -135,6 +136,11 @@ class Objective:
         _build_model(model, terms, state, passes, replicas, chunk, spec, total_rows)
         point = (tf.TensorSpec((terms.parameters.size,), tf.float64),)
         graph = passes["gradient"].graph(point, spec, total_rows, tf.TensorSpec((None,), tf.float64))
+        if graph is not None:
+            assigned = graphs.assigned_variables(graph)
+            starting_point.check_leaves_weights(model, terms.parameters, assigned)
+            if replicas is None:
+                state.adopt(assigned)
         objective = cls(model, settings, replicas, structure, terms, state, passes, rows_done, graph, rows)
         check_cut(objective, chunk, data)
         return objective
@@ -207,10 +213,13 @@ def _build_model(model, terms, state, passes, replicas, chunk, spec, total_rows)
             replicas.run(terms.denominators, (), chunk, total_rows, no_denominators)
             state.restore(before)
     elif model.run_eagerly:
-        was_built, before = model.built, state.save()
-        terms.denominators((), chunk, total_rows, no_denominators)
-        if was_built:
-            state.restore(before)
+        was_built, before, weights = model.built, state.save(), model.get_weights()
+        try:
+            terms.denominators((), chunk, total_rows, no_denominators)
+        finally:
+            if was_built:
+                state.restore(before)
+                model.set_weights(weights)
     elif not model.built:
         passes["denominators"].graph((), spec, total_rows, _UNCOUNTED)
 

@@ -11,14 +11,12 @@ from typing import TYPE_CHECKING
 
 import tensorflow as tf
 
+from kormos_opt.keras_internals import graphs
 from kormos_opt.keras_internals import model as keras_model
 
 if TYPE_CHECKING:
     from kormos_opt.objective.flat_parameters import FlatParameters
     from kormos_opt.objective.model_state import ModelState
-
-_READS_PYTHON = {"PyFunc", "EagerPyFunc", "PyFuncStateless"}
-
 
 class OutsideVariables:
     """The variables that f reads, other than the weights and what an evaluation puts back.
@@ -30,11 +28,13 @@ class OutsideVariables:
 
     Attributes:
         may_change_unseen: Whether f reads what nobody can compare, such as Python values in an eager model.
+        random_operations: The kinds of operations that draw other numbers in every call, such as `RandomUniform`.
         is_random: Whether f draws random numbers, such as the masks of dropout, which another cut draws differently.
     """
 
     def __init__(self, parameters: FlatParameters, state: ModelState, graph: tf.Graph | None):
         known = (*parameters.variables, *state.metrics, *state.seeds, *state.unread_statistics)
+        self.random_operations = [] if graph is None else graphs.random_operations(graph)
         ids = {id(variable) for each in known for variable in keras_model.tensorflow_variables(each)}
         if graph is None:
             variables = [variable for each in state.variables for variable in keras_model.tensorflow_variables(each)]
@@ -42,9 +42,10 @@ class OutsideVariables:
         else:
             variables = graph.variables
         self._variables = [variable for variable in variables if id(variable) not in ids]
-        self.may_change_unseen = graph is None or _reads_python(graph)
+        self.may_change_unseen = graph is None or bool(self.random_operations) or graphs.reads_python(graph)
         seeds = {id(variable) for each in state.seeds for variable in keras_model.tensorflow_variables(each)}
-        self.is_random = bool(seeds) if graph is None else any(id(variable) in seeds for variable in graph.variables)
+        draws = bool(seeds) if graph is None else any(id(variable) in seeds for variable in graph.variables)
+        self.is_random = draws or bool(self.random_operations)
         self._values = []
         self.remember()
 
@@ -65,9 +66,3 @@ def _same(one, other):
     if one.dtype.is_floating:
         same |= tf.math.is_nan(one) & tf.math.is_nan(other)
     return bool(tf.reduce_all(same))
-
-
-def _reads_python(graph):
-    definition = graph.as_graph_def()
-    nodes = [*definition.node, *(node for function in definition.library.function for node in function.node_def)]
-    return any(node.op in _READS_PYTHON for node in nodes)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import keras
 import numpy as np
 
+from kormos_opt.keras_internals import model as keras_model
+
 if TYPE_CHECKING:
     from kormos_opt.objective.flat_parameters import FlatParameters
 
@@ -22,6 +24,39 @@ def check_weights(parameters: FlatParameters) -> None:
             f"Expected finite weights to start from. Received: NaN or inf in {', '.join(bad)}. "
             "Set other weights, or make the model anew."
         )
+
+
+def check_leaves_weights(model: keras.Model, parameters: FlatParameters, assigned: list) -> None:
+    """Raises `ValueError` where the train step assigns trainable weights itself, and says which part of it does.
+
+    Args:
+        model: The model.
+        parameters: Its trainable weights.
+        assigned: The variables that its train step assigns.
+    """
+    ids = {id(each) for each in assigned}
+    weights = [
+        variable
+        for variable in parameters.variables
+        if ids & {id(each) for each in keras_model.tensorflow_variables(variable)}
+    ]
+    if not weights:
+        return
+    normalizing = [each for each in keras_model.layers(model) if isinstance(each, keras.layers.SpectralNormalization)]
+    by_layer = [each for each in normalizing if any(w is weight for w in each.weights for weight in weights)]
+    if by_layer:
+        culprit = f"layer {by_layer[0].name!r} (SpectralNormalization)"
+        what_next = "Leave that layer out, or freeze it"
+    else:
+        culprit = f"the train step of {type(model).__name__} or a layer in it"
+        what_next = (
+            "If another optimizer trains them inside of the step, fit the two parts one after the other: freeze one "
+            "and fit the other"
+        )
+    raise ValueError(
+        "Expected a train step that leaves the trainable weights alone: the loss must be a function of the weights. "
+        f"Received: {', '.join(weight.path for weight in weights)}, which {culprit} assigns. {what_next}."
+    )
 
 
 def check_evaluation(fun: float, jac: np.ndarray | None, batches: Iterable) -> None:

@@ -13,13 +13,14 @@ from typing_extensions import Never
 from kormos_opt.fit_result import FitResult
 from kormos_opt.objective import train_step
 from kormos_opt.optimizers import unknown_arguments
+from kormos_opt.optimizers.ownership import OwnedByOneModel
 from kormos_opt.optimizers.settings import check_settings
 from kormos_opt.optimizers.solver_memory import RemembersSolver
 from kormos_opt.training.train_function import TrainFunction
 from kormos_opt.training.without_fit import FlatObjective
 
 
-class BatchOptimizer(RemembersSolver):
+class BatchOptimizer(OwnedByOneModel, RemembersSolver):
     """Base of the deterministic full-batch optimizers: what they have in common beside the solver.
 
     It also gives the objective of a model and its data as functions of the flat vector of all weights, with the

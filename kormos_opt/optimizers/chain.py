@@ -3,7 +3,8 @@
 `keras_internals/chained_fit.py` runs it.
 """
 
-import weakref
+import copy
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -13,12 +14,14 @@ import numpy as np
 from kormos_opt.fit_result import FitResult
 from kormos_opt.optimizers import any_optimizer
 from kormos_opt.optimizers.batch_optimizer import BatchOptimizer
+from kormos_opt.optimizers.ownership import OwnedByOneModel
 from kormos_opt.optimizers.settings import deserialized
 from kormos_opt.stages.options import is_positive_integer
 from kormos_opt.training.train_function import TrainFunction
 
 _STANDING, _CONDITION = "chain_standing", "chain_condition"  # in files
 _Until = Callable[[Mapping[str, Any]], bool]
+_log = logging.getLogger("kormos_opt")
 
 
 class Standing(NamedTuple):
@@ -53,7 +56,7 @@ class Standing(NamedTuple):
 
 
 @keras.saving.register_keras_serializable("kormos_opt")
-class Chain(keras.optimizers.Optimizer):
+class Chain(OwnedByOneModel, keras.optimizers.Optimizer):
     """Several optimizers in one fit, one after the other: Keras's own and those of this package.
 
     An optimizer of Keras does what it does in `fit`: mini-batches of `batch_size`, shuffled, dropout alive, its
@@ -105,6 +108,32 @@ class Chain(keras.optimizers.Optimizer):
         _check(self.chained, epochs, until)
         self._untracked = _Untracked(epochs, until)
 
+    def belongs_to_another(self, model: keras.Model) -> bool:
+        """Whether another model was compiled with it, or with one of its optimizers."""
+        chained = [each for each in self.chained if isinstance(each, BatchOptimizer)]
+        return super().belongs_to_another(model) or any(each.belongs_to_another(model) for each in chained)
+
+    def for_model(self, model: keras.Model):
+        """The chain for `model`: this one, or a new one with the same settings."""
+        mine = super().for_model(model)
+        for each in mine.chained:
+            if isinstance(each, BatchOptimizer):
+                each.for_model(model)
+        return mine
+
+    def fresh(self):
+        """A new chain with the same settings."""
+        optimizers = [
+            each.fresh() if isinstance(each, BatchOptimizer) else each.from_config(each.get_config())
+            for each in self.chained
+        ]
+        until = copy.deepcopy(self._untracked.until)
+        chain = type(self)(optimizers, self._untracked.epochs, until, self.name)
+        for each in until:
+            if hasattr(each, "reset"):
+                each.reset()
+        return chain
+
     # Methods and no properties, for Keras looks into every attribute for what to save.
 
     def current(self) -> keras.optimizers.Optimizer:
@@ -123,22 +152,30 @@ class Chain(keras.optimizers.Optimizer):
         """Those that `fit` has made, by stage, for the next fit."""
         return self._untracked.train_functions
 
-    def begin(self, model: keras.Model, compilation: object) -> None:
-        """A fit begins: where the last one has ended, unless the last stage was over or it was that of another model.
+    def begin(self, compilation: object) -> None:
+        """A fit begins: where the last one has ended. After the last stage it goes on in the last stage.
 
         Args:
-            model: The model.
             compilation: Another object after every `compile`, which forgets the train functions.
         """
         self.advance()
-        known = self._untracked.model
-        of_another = known is not None and known() is not model
-        if self._untracked.standing.is_over or of_another:
-            self._untracked.upcoming = Standing()
+        standing = self._untracked.standing
+        if standing.is_over:
+            self._untracked.upcoming = standing._replace(is_over=False, epochs=0)
             self.advance()
-        if of_another or self._untracked.compilation is not compilation:
+            if len(self.chained) > 1:
+                _log.warning(_GOES_ON_IN_THE_LAST.format(self.current().name))
+        if self._untracked.compilation is not compilation:
             self._untracked.train_functions.clear()
-        self._untracked.model, self._untracked.compilation = weakref.ref(model), compilation
+        self._untracked.compilation = compilation
+
+    def reset(self) -> None:
+        """The next fit begins with the first stage, from the weights as they are."""
+        self._untracked.upcoming = Standing()
+        self.advance()
+        for train_function in self._untracked.train_functions.values():
+            if isinstance(train_function, TrainFunction):
+                train_function.close()
 
     def count_epoch(self, logs: dict, has_ended: bool) -> dict:
         """Takes an epoch of the stage, which may have been its last one: see `stage_is_over`.
@@ -250,8 +287,11 @@ class Chain(keras.optimizers.Optimizer):
         if _STANDING in names:
             *counts, is_over = (int(count) for count in np.array(store[_STANDING]))
             self._untracked.standing = self._untracked.upcoming = Standing(*counts, bool(is_over))
+            until = self._untracked.until[counts[0]]
+            if hasattr(until, "reset"):
+                until.reset()
             if _CONDITION in names:
-                self._untracked.until[counts[0]].state = np.array(store[_CONDITION])
+                until.state = np.array(store[_CONDITION])
         super().load_own_variables({name: store[name] for name in names - {_STANDING, _CONDITION}})
 
     def get_config(self):
@@ -303,4 +343,10 @@ class _Untracked:
         self.epochs, self.until = epochs, until
         self.standing = self.upcoming = Standing()
         self.train_functions = {}
-        self.model = self.compilation = None  # of the last fit; the model as a weak reference
+        self.compilation = None  # of the last fit
+
+
+_GOES_ON_IN_THE_LAST = (
+    "All stages of the chain were over: this fit goes on in the last one, {}. Call model.optimizer.reset() before fit "
+    "to begin with the first stage again."
+)

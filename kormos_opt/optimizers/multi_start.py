@@ -121,6 +121,12 @@ class MultiStart(BatchOptimizer):
             {**start.row(), **({"x": start.x} if place < self.keep else {})} for place, start in enumerate(starts)
         ]
 
+    def fresh(self):
+        """A new optimizer with the same settings."""
+        return type(self)(
+            self._untracked.solver.fresh(), self.starts, self.first_iterations, self.initialize, self.keep, self.name
+        )
+
     def get_config(self):
         return {
             "optimizer": keras.saving.serialize_keras_object(self._untracked.solver),

@@ -29,24 +29,23 @@ class RemembersSolver(keras.optimizers.Optimizer):
         self._memory = _Untracked()
 
     def variables_for(self, model: keras.Model, specs: dict[str, ArraySpec], dtype: str) -> GraphSolverVariables:
-        """The variables of a solver in the graph: those saved with the optimizer, for the first model that asks.
+        """The variables of a solver in the graph: those saved with the optimizer, where they fit.
 
         Args:
             model: The model.
             specs: What the solver remembers.
             dtype: The precision of the objective.
         """
-        saved, owner = self._memory.variables, self._memory.owner()
+        saved = self._memory.variables
         seeds = len(ModelState(model).seeds)
-        if saved is not None and saved.fit(specs, dtype) and owner in (None, model):
-            self._memory.owner = weakref.ref(model)
+        if saved is not None and saved.fit(specs, dtype):
             self._make_room_for_seeds(seeds)
             return self._memory.variables
         made = GraphSolverVariables.make(
             lambda shape, **named: keras.Variable(np.zeros(shape), **named), specs, dtype, seeds
         )
         if saved is None:
-            self._memory.variables, self._memory.owner = made, weakref.ref(model)
+            self._memory.variables = made
         return made
 
     @property
@@ -72,13 +71,10 @@ class RemembersSolver(keras.optimizers.Optimizer):
         loaded, self._memory.loaded_arrays = self._memory.loaded_arrays, None
         return loaded
 
-    def has_lost_memory_of(self, model: keras.Model) -> bool:
+    def has_lost_memory(self) -> bool:
         """Whether a solver has worked on the model before, and neither its file nor compile() has kept what it knew."""
-        is_known = model in self._memory.models or not self._memory.had_a_model
-        self._memory.models.add(model)
-        self._memory.had_a_model = True
         is_kept = self.stages[0].is_in_graph or self.loaded_memory is not None
-        return is_known and int(self.iterations.numpy()) > 0 and not is_kept
+        return int(self.iterations.numpy()) > 0 and not is_kept
 
     def save_own_variables(self, store):
         """As Keras does, and the arrays of a run that is suspended."""
@@ -104,6 +100,9 @@ class RemembersSolver(keras.optimizers.Optimizer):
     def load_own_variables(self, store):
         """The inverse, with room for as many seeds as there are in the file."""
         names = list(store.keys())
+        run = self._memory.run()
+        if run is not None:
+            run.is_superseded = True
         self.drawn_data = _drawn(store, [name for name in names if name.startswith(_DRAWN)])
         names = [name for name in names if not name.startswith(_DRAWN)]
         arrays = {name.removeprefix(_PREFIX): np.array(store[name]) for name in names if name.startswith(_PREFIX)}
@@ -173,11 +172,9 @@ class _Untracked:
     loaded_values = None
     loaded_arrays = None
     has_said_size = False
-    had_a_model = False  # the set of models forgets those that are gone
 
     def __init__(self):
-        self.owner = self.run = _nobody  # of the variables, and who has the arrays, as weak references
-        self.models = weakref.WeakSet()
+        self.run = _nobody  # the one that is suspended, as a weak reference
 
 
 def _drawn(store, names):

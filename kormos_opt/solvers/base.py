@@ -124,9 +124,15 @@ class RecentEvaluations:
         """Takes the evaluation of an iterate, from which the next best is counted."""
         self._iterate = self._best = evaluation
 
-    def at(self, x: np.ndarray):
-        """The evaluation at exactly `x`, or `None`."""
+    def at(self, x: np.ndarray, gradient: bool = False):
+        """The evaluation at exactly `x`, or `None`.
+
+        Args:
+            x: The point.
+            gradient: Whether only one with a gradient will do. Defaults to `False`.
+        """
         for evaluation in (self._latest, self._iterate, self._best):
             if evaluation is not None and np.array_equal(evaluation.x, x):
-                return evaluation
+                if evaluation.jac is not None or not gradient:
+                    return evaluation
         return None

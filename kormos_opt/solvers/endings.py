@@ -57,6 +57,12 @@ class Ending(Enum):
         3,
     )
     INFEASIBLE = "Stopped: the constraints do not hold. Check that they can all hold", False, 4
+    NEXT_STEP_IS_NAN = (
+        "Stopped: the next step of the method is NaN or infinite, as its arithmetic is at its limits: the weights are "
+        "the last iterate. Take another method to continue",
+        False,
+        3,
+    )
     WALKED_INTO_NAN = (
         "Stopped: the method accepts a point where the loss is NaN or infinite; the weights are those before it. Keep "
         "the weights away from there with bounds=, or take a method that backs off, such as L-BFGS-B",

@@ -1,4 +1,4 @@
-"""What every solver is given on top: an end where rounding hides all progress, a way back from NaN.
+"""What every solver is given on top: an end where rounding hides all progress, a way back from NaN, arrays of its own.
 
 Both look only at the requests and answers that pass by, so they serve any solver.
 """
@@ -16,6 +16,7 @@ from kormos_opt.solvers.base import (
     Iterate,
     RecentEvaluations,
     Solver,
+    unknown_request,
 )
 from kormos_opt.solvers.endings import Ending, words_of
 from kormos_opt.solvers.numerics import NEGLIGIBLE_FACTOR, finite_stand_in, is_hidden
@@ -36,7 +37,10 @@ def safeguard(
     there is little left to gain and the line search asks for two points in a row that f cannot tell apart.
 
     **Not finite.** A trial point with NaN or inf is answered as `numerics.finite_stand_in` says. Solvers without
-    derivatives are told a value above all others.
+    derivatives are told a value above all others. A request at a point that is not finite itself ends the run at the
+    last iterate: no answer could help a method whose own step is NaN.
+
+    **Arrays.** Requests are copies of the solver's arrays and answers are copies for it, so it may change both.
 
     Args:
         solver: The solver to watch over. It is closed with this one.
@@ -54,7 +58,7 @@ def safeguard(
     if iterate is not None:
         evaluations.accept(iterate)
         watch = None if resolution is None else _Watch(iterate, resolution)
-    answer = None
+    answer = x = None
     try:
         while True:
             try:
@@ -62,6 +66,13 @@ def safeguard(
             except StopIteration as end:
                 return end.value
             answer = None
+            if not isinstance(request, tuple) or not hasattr(request, "x"):
+                raise unknown_request(request)
+            request = request._replace(**{name: np.array(value) for name, value in request._asdict().items()})
+            if x is not None and not all(np.isfinite(part).all() for part in request):
+                return Ending.NEXT_STEP_IS_NAN.result(x=x, nit=nit, nfev=nfev, njev=nfev)
+            if x is None or isinstance(request, Iterate):
+                x = request.x
             if isinstance(request, Iterate):
                 nit += 1
                 accepted = evaluations.at(request.x)
@@ -82,6 +93,7 @@ def safeguard(
                 evaluations.add(_Point(request.x, fun, jac))
                 if iterate is None:
                     iterate = evaluations.at(request.x)
+                answer = fun, np.array(jac)
             elif isinstance(request, EvaluateValue):
                 worst = max(worst, answer) if np.isfinite(answer) else worst
                 answer = answer if np.isfinite(answer) else worst + abs(worst) + 1

@@ -15,6 +15,7 @@ from scipy.optimize import OptimizeResult
 from kormos_opt.solvers.base import Iterate, Solver
 
 _ABANDON = object()
+_PATIENCE = 10.0  # seconds to wait for scipy's own arithmetic: a thread that asks no more would be waited for in vain
 
 
 class _Abandoned(BaseException):
@@ -55,7 +56,7 @@ def in_thread(call: Callable[[Callable, Callable], OptimizeResult], lock=None) -
         if thread.ident is not None:
             # A garbage collection can bring us here in the middle of another run that holds the lock which the thread
             # needs for its own end: that run must go on, then.
-            thread.join(timeout=None if lock is None else 0.5)
+            thread.join(timeout=_PATIENCE if lock is None else 0.5)
 
 
 def _run(call, lock, to_scipy, to_caller):

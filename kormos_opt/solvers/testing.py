@@ -94,9 +94,9 @@ def _driven(solver, reply):
         except StopIteration as end:
             return Driven(end.value, iterates, points)
         if isinstance(request, Iterate):
-            iterates.append(request.x)
+            iterates.append(np.array(request.x))
         elif isinstance(request, (EvaluateWithGradient, EvaluateValue, Residuals)):
-            points.append(request.x)
+            points.append(np.array(request.x))
         answered = reply(request)
 
 

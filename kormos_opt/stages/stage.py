@@ -6,7 +6,7 @@ AutoStage       a method in the graph where it can do the job, else one in numpy
 """
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -121,7 +121,13 @@ class SolverStage(Stage):
             problem["constraints"] = constraints
         if self.method.variables is not None:
             problem["memory"] = memory(self.method, self.method.variables(x0.size, options))
-        return self.method.start(x0, **problem | options)
+        solver = self.method.start(x0, **problem | options)
+        if not isinstance(solver, Generator):
+            raise TypeError(
+                f"Expected the `start` of {self.method.name} to return a generator of requests: a function with `yield`. "
+                f"Received: {solver!r:.200}. See kormos_opt.solvers.base."
+            )
+        return solver
 
 
 class GraphStage(Stage):

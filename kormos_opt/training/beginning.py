@@ -103,7 +103,9 @@ class Beginning:
         traces, key = self._objective.traces, (method.name, repr(options), id(variables.nit))
         if key not in traces:
             traces[key] = GraphStep(method, variables, options, self._resolution(ends_at_resolution))
-        return GraphRun(self._answers, traces[key], variables, method, options["gtol"])
+        run = GraphRun(self._answers, traces[key], variables, method, options["gtol"])
+        self._optimizer.watch(run)
+        return run
 
     def _resolution(self, ends_there):
         return precision.resolution(self._objective.dtype) if ends_there else None

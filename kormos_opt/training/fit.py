@@ -74,6 +74,7 @@ class Fit:
         self._changed_at = -1  # the iteration before which f was last seen to have changed
         self.has_no_row = self.is_pretraining = False
         self._take_objective()
+        self._weights = self._objective.parameters.ravel()
 
     def batch(self) -> dict:
         """One batch of a stream, as logs. The model is then again what it was, whatever a callback does with it."""
@@ -108,6 +109,8 @@ class Fit:
         """Between two epochs: the run goes on from where it stands, with the data that `change` puts in place."""
         progress = self._progress
         self._begin_epoch()
+        if progress.run is not None:
+            progress.run.prepare()
         self.forget()
         change()
         self._take_objective()
@@ -125,6 +128,7 @@ class Fit:
             self._objective.parameters.assign(run.accepted.x)
             self._optimizer.record(run.interrupted(GOES_ON) if survives else run.interrupted(*AFTER_AN_ERROR))
         else:
+            self._objective.parameters.assign(self._weights)
             self._optimizer.record(None)
         if not self._is_outdated:
             self._objective.state.restore(self._state)
@@ -236,8 +240,7 @@ class Fit:
         return np.array_equal(parameters.ravel(), parameters.round(self._progress.run.accepted.x))
 
     def _same_objective(self):
-        accepted, again = self._progress.run.accepted, self._evaluate_again()
-        return again.fun == accepted.fun and (again.jac is None or np.array_equal(again.jac, accepted.jac))
+        return self._progress.run.stands_at(self._evaluate_again())
 
     def _evaluate_again(self):
         accepted = self._progress.run.accepted

@@ -16,7 +16,7 @@ from kormos_opt.evaluation import Evaluation
 from kormos_opt.graph_solvers.variables import POINT
 from kormos_opt.solvers.endings import Ending, words_of
 from kormos_opt.training.graph_step import ENDINGS
-from kormos_opt.training.memory import evaluation_at
+from kormos_opt.training.memory import evaluation_at, rounded
 from kormos_opt.training.progress import Reason
 from kormos_opt.training.run import Run
 
@@ -60,9 +60,14 @@ class GraphRun(Run):
     def _objective(self) -> BoundObjective:
         return self._answers.objective
 
+    @property
+    def _dtype(self) -> str:
+        return self._state["objective_gradient"].dtype
+
     def close(self) -> None:
-        """Says in the variables that this run does not go on."""
-        self._variables.is_running.assign(0)
+        """Says in the variables that this run does not go on, unless they are those of another run by now."""
+        if not self.is_superseded:
+            self._variables.is_running.assign(0)
 
     def takes_anew(self, evaluation: Evaluation) -> bool:
         """What the solver remembers stays: it says something of the new objective too."""
@@ -77,8 +82,17 @@ class GraphRun(Run):
                 self._state[name].assign(value)
         variables.is_running.assign(1)
         self.result = None
-        self._take(evaluation)
+        self._take(evaluation._replace(jac=rounded(evaluation.jac, self._dtype)))
         return True
+
+    def stands_at(self, evaluation: Evaluation) -> bool:
+        """The gradient is compared in the precision of the variables, which keep it."""
+        return super().stands_at(evaluation._replace(jac=rounded(evaluation.jac, self._dtype)))
+
+    def prepare(self) -> None:
+        """Starts, where the variables may be those of a file."""
+        if self.accepted is None:
+            self._start()
 
     def survives_interrupt(self) -> bool:
         """The variables change all at once, so they are those of an iterate, maybe of one not accepted yet."""
@@ -99,6 +113,7 @@ class GraphRun(Run):
             )
         if self.accepted is None:
             self._start()
+        if self.nit == 0 and self.nfev == 1:
             if np.abs(self.accepted.jac).max() <= self._gtol:
                 self._end(Ending.SMALL_GRADIENT, "gtol")
                 return 0
@@ -135,16 +150,16 @@ class GraphRun(Run):
         self.nfev = 1
         self._step.begin(evaluation)
         self._keep_seeds()
-        self._take(evaluation)
+        self._take(evaluation._replace(jac=rounded(evaluation.jac, self._dtype)))
 
     def _goes_on(self):
         """Whether the variables are those of a run that stands at these weights, with this f."""
         variables = self._variables
-        evaluation = evaluation_at(self._objective, *self._point(), variables.seeds.numpy())
+        evaluation = evaluation_at(self._objective, *self._point(), variables.seeds.numpy(), self._dtype)
         if evaluation is None:
             return False
         self.nit, self.nfev = int(variables.nit.numpy()), int(variables.nfev.numpy())
-        self._take(evaluation)
+        self._take(evaluation._replace(jac=rounded(evaluation.jac, self._dtype)))
         return True
 
     def _keep_seeds(self):

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+import tensorflow as tf
 
 if TYPE_CHECKING:
     from kormos_opt.evaluation import Evaluation
@@ -53,7 +54,9 @@ class RunMemory(NamedTuple):
         return sum(array.nbytes for array in self.to_arrays().values())
 
 
-def evaluation_at(objective: BoundObjective, x: np.ndarray, fun: float, jac: np.ndarray, seeds) -> Evaluation | None:
+def evaluation_at(
+    objective: BoundObjective, x: np.ndarray, fun: float, jac: np.ndarray, seeds, dtype: str = "float64"
+) -> Evaluation | None:
     """The evaluation from which a run goes on that a file has brought, if the model and its data are still those.
 
     The weights have to be those of `x`, and f and its gradient what they were. The seed generators are then in the
@@ -65,6 +68,7 @@ def evaluation_at(objective: BoundObjective, x: np.ndarray, fun: float, jac: np.
         fun: f there, as it was.
         jac: The gradient there, as it was.
         seeds: The states of the seed generators, of shape `(count, 2)`.
+        dtype: The precision in which the gradient was kept. Defaults to `"float64"`.
     """
     state, parameters = objective.state, objective.parameters
     if x.shape != (parameters.size,) or not np.array_equal(parameters.round(x), parameters.ravel()):
@@ -73,7 +77,12 @@ def evaluation_at(objective: BoundObjective, x: np.ndarray, fun: float, jac: np.
     for seed, value in zip(state.seeds, seeds, strict=False):
         seed.assign(value)
     evaluation = objective.evaluate(x)
-    if evaluation.fun == fun and np.array_equal(evaluation.jac, jac):
+    if evaluation.fun == fun and np.array_equal(rounded(evaluation.jac, dtype), jac):
         return evaluation
     state.restore(usual)
     return None
+
+
+def rounded(vector: np.ndarray, dtype: str) -> np.ndarray:
+    """A float64 vector as a variable of `dtype` holds it."""
+    return vector.astype(tf.as_dtype(dtype).as_numpy_dtype).astype("float64")

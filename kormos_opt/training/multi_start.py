@@ -97,6 +97,7 @@ def best_of_many(
         starts = halve(points, begin_at, optimizer.first_iterations, optimizer.keep)
         usual = starts[0].x
     finally:
+        objective.state.restore(state)
         parameters.assign(usual)
     optimizer.record_starts(starts)
     return starts

@@ -152,7 +152,7 @@ def why_afresh(
         same_weights: Whether the model has the weights of the last accepted iterate.
         same_objective: Whether f and its gradient are there what they were.
     """
-    if progress.run is None:
+    if progress.run is None or progress.run.is_superseded:
         return progress.reason
     if progress.has_ended:
         return Reason.ENDED

@@ -49,10 +49,11 @@ class Run:
         result: The solver's `OptimizeResult` once it has ended, else `None`.
         arrays: Those that a solver in numpy works on, `None` if it has none.
         keeps_memory: Whether it has begun with what the run before knew, of an f that has changed since.
+        is_superseded: Whether a file was loaded since: the next run goes on from what it has brought.
     """
 
     arrays = None
-    keeps_memory = False
+    keeps_memory = is_superseded = False
 
     def __init__(self, answers: Answers, method: str = ""):
         self._answers = answers
@@ -118,6 +119,16 @@ class Run:
             Whether it could. If not, a new run has to start there.
         """
         return False
+
+    def stands_at(self, evaluation: Evaluation) -> bool:
+        """Whether f and its gradient are what they were at the last accepted iterate, to the last bit."""
+        accepted = self.accepted
+        return evaluation.fun == accepted.fun and (
+            evaluation.jac is None or np.array_equal(evaluation.jac, accepted.jac)
+        )
+
+    def prepare(self) -> None:
+        """Takes what a file has brought, while the objective is still that of the file."""
 
     def survives_interrupt(self) -> bool:
         """Whether the run can go on from its last accepted iterate after Ctrl-C."""

@@ -94,8 +94,10 @@ class SolverRun(Run):
         """The evaluation that the solver waits for, unless it is known already."""
         if self._request is None:
             self._send(None)
-        is_evaluation = self.result is None and isinstance(self._request, (EvaluateWithGradient, EvaluateValue))
-        return self._request if is_evaluation and self._evaluations.at(self._request.x) is None else None
+        request = self._request
+        if self.result is not None or not isinstance(request, (EvaluateWithGradient, EvaluateValue)):
+            return None
+        return request if self._evaluations.at(request.x, isinstance(request, EvaluateWithGradient)) is None else None
 
     def close(self) -> None:
         """Ends the solver and frees what it holds."""
@@ -134,6 +136,7 @@ class SolverRun(Run):
     def _settle(self):
         """Makes the result that of the last accepted iterate, where the weights are. It may be one more iterate."""
         result = self.result
+        result.setdefault("x", self.accepted.x)
         is_elsewhere = not np.array_equal(result.x, self.accepted.x)
         moved = is_elsewhere and self._accept(self._iterate_at(result.x))
         self._complete()
@@ -164,9 +167,10 @@ class SolverRun(Run):
             return self._answer_of_residuals(request)
         if not isinstance(request, (EvaluateWithGradient, EvaluateValue)):
             raise unknown_request(request)
-        evaluation = self._evaluations.at(request.x)
+        gradient = isinstance(request, EvaluateWithGradient)
+        evaluation = self._evaluations.at(request.x, gradient)
         if evaluation is None:
-            evaluation = self._evaluate(request.x, gradient=isinstance(request, EvaluateWithGradient))
+            evaluation = self._evaluate(request.x, gradient)
         return evaluation.fun if isinstance(request, EvaluateValue) else (evaluation.fun, evaluation.jac)
 
     def _answer_of_residuals(self, request):
@@ -184,7 +188,7 @@ class SolverRun(Run):
         evaluation = self._answers.evaluate(x, gradient)
         self.position = x
         self.nfev += 1
-        if self.accepted is None:
+        if self.accepted is None or (gradient and self.accepted.jac is None and np.array_equal(x, self.accepted.x)):
             self._answers.check_start(evaluation)
             self._begin(evaluation)
         self._evaluations.add(evaluation)
@@ -192,9 +196,10 @@ class SolverRun(Run):
 
     def _iterate_at(self, x):
         """The evaluation at an iterate, made if the solver has not been there. `None` where f is NaN: that ends it."""
-        evaluation = self._evaluations.at(x)
+        gradient = self.accepted.jac is not None
+        evaluation = self._evaluations.at(x, gradient)
         if evaluation is None:
-            evaluation = self._evaluate(x, gradient=self.accepted.jac is not None)
+            evaluation = self._evaluate(x, gradient)
         if np.isfinite(evaluation.fun) and (evaluation.jac is None or np.isfinite(evaluation.jac).all()):
             return evaluation
         self.result = self.ended(Ending.WALKED_INTO_NAN)

@@ -45,7 +45,7 @@ class TrainFunction:
             if not optimizer.built:
                 optimizer.build(model.trainable_variables)
             self._check_stages()
-        lost = optimizer.has_lost_memory_of(model)
+        lost = optimizer.has_lost_memory()
         self._progress = Progress(Reason.FROM_A_FILE if lost else Reason.FIRST)
 
     def _check_stages(self):
