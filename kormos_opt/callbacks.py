@@ -13,7 +13,8 @@ class ResampleData(keras.callbacks.Callback):
 
     The solver goes on from the weights as they are. SSBroyden and SSBFGS keep what they have learnt of the curvature;
     the others start afresh, and the log says which. History goes on, with the loss over the new data. Files carry the
-    data that is in use, so that a fit goes on from them as if it had never stopped.
+    data that is in use, so that a fit that is given the same data goes on from them as if it had never stopped. A fit
+    that is given other data, or starts from other weights, begins with what it is given.
 
     Args:
         every: Iterations of the solver between two draws. A draw waits for the end of an epoch.
@@ -65,15 +66,19 @@ class ResampleData(keras.callbacks.Callback):
             optimizer = optimizer.current()
             if not hasattr(optimizer, "drawn_data"):  # Keras's, whose batches come from fit
                 return
-        count, arrays = optimizer.drawn_data
-        if self._begun is not train_function and arrays:
-            train_function.begin_with(*arrays)
+        drawn = optimizer.drawn_data
+        if self._begun is not train_function:
+            given = train_function.fingerprint()
+            if drawn.arrays and drawn.given == given and train_function.stands_where_it_was():
+                train_function.begin_with(*drawn.arrays)
+            else:
+                drawn = optimizer.drawn_data = drawn._replace(arrays=(), given=given)
         self._begun = train_function
         due = int(optimizer.iterations.numpy()) // self.every
-        if due > count:
+        if due > drawn.count:
             arrays = _as_tuple(self.sample(self.model, np.random.default_rng([self.seed, due])))
             train_function.go_on_with(*arrays)
-            optimizer.drawn_data = due, arrays
+            optimizer.drawn_data = drawn._replace(count=due, arrays=arrays)
 
 
 def residual_sampling(

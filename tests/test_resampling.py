@@ -60,7 +60,7 @@ def test_the_fit_goes_on_with_new_data(make, said, float64, caplog):
 
 
 def model_data(model):
-    return model.optimizer.drawn_data[1]
+    return model.optimizer.drawn_data.arrays
 
 
 def test_kept_curvature_saves_iterations(float64):
@@ -185,7 +185,7 @@ def test_as_many_points_as_the_fit_has(float64):
     x = np.linspace(0, 1, 25)[:, None]
     model.fit(x, np.exp(x), epochs=3, callbacks=[ResampleData(2, with_targets)], verbose=0)
     assert seen == [500]
-    assert model.optimizer.drawn_data[1][0].shape == (25, 1)
+    assert model.optimizer.drawn_data.arrays[0].shape == (25, 1)
 
 
 @pytest.mark.parametrize("residual", [np.nan, 0.0])

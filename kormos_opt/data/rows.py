@@ -25,6 +25,20 @@ def rows_between(batch, start: int, end: int):
     return keras.tree.map_structure(lambda leaf: None if leaf is None else _rows_of_leaf(leaf, start, end), batch)
 
 
+def every_second_row(batch, start: int, end: int):
+    """Rows `start`, `start + 2`, ... below `end` of a batch."""
+    rows = range(start, end, 2)
+
+    def of_leaf(leaf):
+        if leaf is None or not len(leaf.shape):
+            return leaf
+        if isinstance(leaf, tf.SparseTensor):
+            return tf.sparse.concat(0, [_rows_of_leaf(leaf, row, row + 1) for row in rows])
+        return tf.gather(leaf, list(rows))
+
+    return keras.tree.map_structure(of_leaf, batch)
+
+
 def slice_rows(data, start: tf.Tensor, size: int):
     """Rows `start` to `start + size` of dense tensors, for use in a graph.
 

@@ -12,8 +12,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from kormos_opt.data.rows import rows_of
+from kormos_opt.data.replicas import Replicas
+from kormos_opt.data.rows import has_rows, rows_of
 
+_MODULUS = 2**40  # sums of such numbers over all workers are exact
 _log = logging.getLogger("kormos_opt")
 
 
@@ -79,6 +81,17 @@ _SHUFFLED = (
     "The data comes in another order in every pass, so the loss is a function of the weights but for its rounding. "
     "Leave out the shuffling, which a full batch does not need, or give the optimizer cache=True."
 )
+
+
+def fingerprint(batches: Iterable, replicas: Replicas | None) -> int:
+    """A number that tells data from other data, whatever the order of its rows.
+
+    Args:
+        batches: All rows of this process, in batches.
+        replicas: Those of the model's strategy, `None` if it has none. All workers get one number.
+    """
+    content = sum(int(_fingerprints(batch).sum(dtype=np.uint64)) for batch in batches if has_rows(batch)) % _MODULUS
+    return content if replicas is None else replicas.sum_of_rows(content)
 
 
 def _fingerprints(batch):

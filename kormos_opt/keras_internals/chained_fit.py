@@ -60,20 +60,28 @@ def _fit_stage(stock, fit_full_batch, model, arguments, callbacks):
     model._initial_epoch = callbacks.epoch or None  # a fit that takes its first epoch from a file leaves it here
     callbacks.begin_stage()
     try:
-        if chain.is_stochastic():
-            with callbacks.keeping_finite_weights():
-                stock(model, **{**arguments, "callbacks": callbacks.with_steps(model, _steps(**arguments))})
-        else:
-            fit_full_batch(stock, model, arguments, callbacks.with_steps)
-            if callbacks.has_worked and model.train_function.has_ended:
-                chain.end_stage()
-            if arguments["verbose"]:
-                for message in model.train_function.messages():
-                    io_utils.print_msg(f"Stage {stage} ({chain.current().name}): {message}")
+        _run_stage(stock, fit_full_batch, model, arguments, callbacks, stage)
+    except BaseException:
+        callbacks.count_interrupted_epoch()
+        raise
     finally:
         chain.train_functions()[stage] = model.train_function
     chain.advance()
     model.train_function = chain.train_functions().get(chain.standing().stage)
+
+
+def _run_stage(stock, fit_full_batch, model, arguments, callbacks, stage):
+    chain = model.optimizer
+    if chain.is_stochastic():
+        with callbacks.keeping_finite_weights():
+            stock(model, **{**arguments, "callbacks": callbacks.with_steps(model, _steps(**arguments))})
+    else:
+        fit_full_batch(stock, model, arguments, callbacks.with_steps)
+        if callbacks.has_worked and model.train_function.has_ended:
+            chain.end_stage()
+        if arguments["verbose"]:
+            for message in model.train_function.messages():
+                io_utils.print_msg(f"Stage {stage} ({chain.current().name}): {message}")
 
 
 def _refuse_generators(x, steps_per_epoch, **_):
@@ -127,8 +135,8 @@ class _OneFit(keras.callbacks.CallbackList):
         self.epoch = initial_epoch
         self.has_worked = False
         self._all = self.callbacks
-        self._has_begun = self._is_stopped = False
-        self._logs = None
+        self._has_begun = self._is_stopped = self._is_uncounted = False
+        self._logs = self._logs_so_far = None
 
     @property
     def is_over(self) -> bool:
@@ -162,10 +170,35 @@ class _OneFit(keras.callbacks.CallbackList):
 
     def on_epoch_begin(self, epoch, logs=None):
         self.has_worked = True
+        self._is_uncounted = not self.model.optimizer.is_stochastic()
+        if self._is_uncounted:
+            self.model.train_function.logs_of_epoch = None
         super().on_epoch_begin(epoch, logs)
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self.model.optimizer.is_stochastic():
+            self._is_uncounted, self._logs_so_far = batch + 1 == self.params["steps"], logs
+        super().on_train_batch_end(batch, logs)
+
+    def on_test_begin(self, logs=None):
+        self._is_uncounted = True  # batches of which nobody knew the number are over
+        super().on_test_begin(logs)
+
+    def count_interrupted_epoch(self) -> None:
+        """Something has interrupted an epoch after its training: the stage has had that epoch."""
+        model, chain = self.model, self.model.optimizer
+        logs = self._logs_so_far if chain.is_stochastic() else model.train_function.logs_of_epoch
+        if not self._is_uncounted or logs is None:
+            return
+        self._is_uncounted = False
+        has_ended = not chain.is_stochastic() and model.train_function.has_ended
+        chain.count_epoch({name: float(value) for name, value in logs.items() if np.ndim(value) == 0}, has_ended)
+        if chain.stage_is_over():
+            self._end_stage(has_ended)
 
     def on_epoch_end(self, epoch, logs=None):
         model, chain = self.model, self.model.optimizer
+        self._is_uncounted = False
         has_ended = not chain.is_stochastic() and model.train_function.has_ended
         is_asked_to_stop = model.stop_training and not has_ended
         logs = chain.count_epoch(logs, has_ended)

@@ -5,6 +5,7 @@ import contextlib
 import keras
 import tensorflow as tf
 from keras.src.backend.tensorflow.trainer import TensorFlowTrainer
+from keras.src.models.functional import Functional
 from keras.src.trainers.trainer import Trainer
 
 
@@ -95,6 +96,17 @@ def has_own_loss(model: keras.Model) -> bool:
     """Whether the loss is more than Keras's own computation of it says: a custom step, `compute_loss` or `add_loss`."""
     is_stock = has_stock_train_step(model) and type(model).compute_loss is Trainer.compute_loss
     return not is_stock or any(layer._losses for layer in layers(model))
+
+
+def has_known_rows(model: keras.Model) -> bool:
+    """Whether all of the model is Keras's own, made of layers that treat every row by itself."""
+    plain = type(model).call in (keras.Sequential.call, Functional.call)
+    own = [each for each in layers(model) if type(each).call not in (keras.Sequential.call, Functional.call)]
+    inside = [each for each in layers(model) if isinstance(each, Functional)]
+    operations = [operation for each in inside for operation in each.operations]
+    return plain and all(type(each).__module__.startswith("keras.") for each in own) and not any(
+        isinstance(each, keras.layers.Lambda) for each in own
+    ) and all(isinstance(operation, keras.Layer) for operation in operations)
 
 
 def has_mask(outputs) -> bool:

@@ -187,7 +187,7 @@ def reading_float64(model: keras.Model, substitutes, on_output, on_error):
     Args:
         model: The model.
         substitutes: Pairs of a variable and the float64 tensor that is read instead of it.
-        on_output: Called as `on_output(layer, outputs)` after every call of a layer.
+        on_output: Called as `on_output(layer, outputs)` after every call of a layer. Returns the outputs.
         on_error: Called as `on_error(layer, error)` after every failed call of a layer.
     """
     scope = _Float64Scope(substitutes)
@@ -203,8 +203,7 @@ def reading_float64(model: keras.Model, substitutes, on_output, on_error):
         except Exception as error:
             on_error(layer, error)
             raise
-        on_output(layer, outputs)
-        return outputs
+        return on_output(layer, outputs)
 
     def penalties(stock, layer):
         with scope:

@@ -170,7 +170,11 @@ class ChunkTerms:
         with explained, compute, losses, corrected:
             record = train_step.run(self._model, precision.in_float64(chunk) if float64 else chunk)
         self.logs = keras.tree.map_structure(_spec, record.logs)
-        self.is_doubtful |= reductions.has_scalar or keras_model.has_own_loss(self._model)
+        self.is_doubtful |= (
+            reductions.may_mix_rows
+            or keras_model.has_own_loss(self._model)
+            or not keras_model.has_known_rows(self._model)
+        )
         if float64:
             precision.check_loss(record.loss)
         return record

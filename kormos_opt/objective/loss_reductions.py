@@ -27,14 +27,14 @@ class LossReductions:
 
     Attributes:
         parts: The part that this chunk has in each D.
-        has_scalar: Whether a loss gave one number for the whole chunk.
+        may_mix_rows: Whether a loss gave one number for the whole chunk, or may compare rows with each other.
     """
 
     def __init__(self, rows: tf.Tensor, total_rows: tf.Tensor, loss_denominators: tf.Tensor | None):
         self._share = total_rows / rows
         self._denominators = loss_denominators
         self.parts = []
-        self.has_scalar = False
+        self.may_mix_rows = False
 
     def reduce(self, stock, loss: keras.losses.Loss, y_true, y_pred, values, sample_weight, mask):
         """What `loss` makes of its `values`, with the factor that makes the chunks add up.
@@ -49,8 +49,9 @@ class LossReductions:
             mask: That of the predictions and of the values together, as Keras has it.
         """
         _check_ranks(loss, y_true, y_pred)
+        self.may_mix_rows |= not _treats_rows_alone(loss)
         if len(values.shape) == 0:
-            self.has_scalar = True
+            self.may_mix_rows = True
             return stock(values, sample_weight, mask, loss.reduction)
         if loss.reduction == "sum":
             value = stock(values, sample_weight, mask, "sum")
@@ -64,6 +65,13 @@ class LossReductions:
         value = stock(values, sample_weight, mask, "sum")
         denominator = self._denominators[len(self.parts) - 1] + added
         return value * tf.cast(tf.math.divide_no_nan(self._share, denominator), value.dtype)
+
+
+def _treats_rows_alone(loss):
+    """Whether it is a loss of Keras whose value for a row depends on that row."""
+    function = getattr(loss, "fn", None)
+    known = type(loss).call if function is None else function
+    return known.__module__.startswith("keras.") and not isinstance(loss, keras.losses.Circle)
 
 
 def _count(reduction, values, sample_weight, mask):

@@ -98,18 +98,41 @@ def float64_compute(model: keras.Model, substitutes=()):
     try:
         for layer, policy in changed:
             layer.dtype_policy = _Float64Compute(policy)
-        with tracing.reading_float64(model, substitutes, _refuse_other_floats, _refuse_mixed):
+        with tracing.reading_float64(model, substitutes, _as_float64, _refuse_mixed):
             yield
     finally:
         for layer, policy in changed:
             layer.dtype_policy = policy
 
 
-def _refuse_other_floats(layer, outputs):
-    for output in keras.tree.flatten(outputs):
+_ENCODING = (
+    keras.layers.CategoryEncoding,
+    keras.layers.Discretization,
+    keras.layers.HashedCrossing,
+    keras.layers.Hashing,
+    keras.layers.IntegerLookup,
+    keras.layers.StringLookup,
+    keras.layers.TextVectorization,
+)
+"""Layers that make codes and counts, which float32 holds exactly: their outputs may be cast."""
+
+
+def _as_float64(layer, outputs):
+    """The outputs of a layer that computes in float64.
+
+    Raises:
+        ValueError: For outputs in another precision, whose digits are lost.
+    """
+
+    def checked(output):
         dtype = keras.backend.standardize_dtype(getattr(output, "dtype", "float64"))
-        if layer.compute_dtype == "float64" and keras.backend.is_float_dtype(dtype) and dtype != "float64":
+        if not keras.backend.is_float_dtype(dtype) or dtype == "float64" or layer.compute_dtype != "float64":
+            return output
+        if not isinstance(layer, _ENCODING):
             _refuse(layer)
+        return tf.cast(output, tf.float64)
+
+    return keras.tree.map_structure(checked, outputs)
 
 
 def _refuse_mixed(layer, error):

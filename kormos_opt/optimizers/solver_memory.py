@@ -6,6 +6,7 @@ copied when Keras saves the optimizer, and the next run goes on from those that 
 
 import logging
 import weakref
+from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -19,6 +20,20 @@ SAVED_BY_DEFAULT = 256 * 2**20  # bytes that save_memory="auto" puts into files
 _PREFIX = "solver_"  # of the names of arrays in a file
 _DRAWN = "data_"
 _log = logging.getLogger("kormos_opt")
+
+
+class DrawnData(NamedTuple):
+    """Training data that a callback has put in place of what `fit` was given.
+
+    Attributes:
+        count: The number of the draw.
+        arrays: x, y and sample_weight or less; empty before the first draw.
+        given: The fingerprint of what `fit` was given: the drawn data belongs to fits on that.
+    """
+
+    count: int = 0
+    arrays: tuple = ()
+    given: int = 0
 
 
 class RemembersSolver(keras.optimizers.Optimizer):
@@ -49,12 +64,12 @@ class RemembersSolver(keras.optimizers.Optimizer):
         return made
 
     @property
-    def drawn_data(self) -> tuple[int, tuple]:
-        """How often a callback has drawn new training data, and the arrays that are in use since, for files."""
+    def drawn_data(self) -> DrawnData:
+        """The training data that a callback has drawn, for files."""
         return self._memory.drawn_data
 
     @drawn_data.setter
-    def drawn_data(self, drawn: tuple[int, tuple]) -> None:
+    def drawn_data(self, drawn: DrawnData) -> None:
         self._memory.drawn_data = drawn
 
     def watch(self, run) -> None:
@@ -92,10 +107,10 @@ class RemembersSolver(keras.optimizers.Optimizer):
         if memory is not None and not left_out:
             for name, array in memory.to_arrays().items():
                 store[_PREFIX + name] = array
-        count, arrays = self.drawn_data
-        for i, array in enumerate(arrays):
+        drawn = self.drawn_data
+        for i, array in enumerate(drawn.arrays):
             if array is not None:
-                store[f"{_DRAWN}{count}_{i}"] = np.asarray(array)
+                store[f"{_DRAWN}{drawn.count}_{i}_{drawn.given}"] = np.asarray(array)
 
     def load_own_variables(self, store):
         """The inverse, with room for as many seeds as there are in the file."""
@@ -168,7 +183,7 @@ class _Untracked:
     """Holds what neither Keras nor TensorFlow shall track: they would wrap and save it."""
 
     variables = None
-    drawn_data = 0, ()
+    drawn_data = DrawnData()
     loaded_values = None
     loaded_arrays = None
     has_said_size = False
@@ -178,11 +193,11 @@ class _Untracked:
 
 
 def _drawn(store, names):
-    """`drawn_data` from the names of its arrays, which hold the count and the places."""
-    numbers = [tuple(map(int, name.removeprefix(_DRAWN).split("_"))) for name in names]
-    arrays = {place: np.array(store[name]) for name, (_, place) in zip(names, numbers, strict=True)}
-    count = numbers[0][0] if numbers else 0
-    return count, tuple(arrays.get(place) for place in range(max(arrays, default=-1) + 1))
+    """`drawn_data` from the names of its arrays, which hold all numbers."""
+    numbers = [(*map(int, name.removeprefix(_DRAWN).split("_")), 0)[:3] for name in names]
+    arrays = {place: np.array(store[name]) for name, (_, place, _) in zip(names, numbers, strict=True)}
+    count, _, given = numbers[0] if numbers else (0, 0, 0)
+    return DrawnData(count, tuple(arrays.get(place) for place in range(max(arrays, default=-1) + 1)), given)
 
 
 def _nobody():

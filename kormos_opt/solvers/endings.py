@@ -29,6 +29,7 @@ class Ending(Enum):
     TRUST_REGION_AT_TOLERANCE = _CONVERGED.format("the trust region is at `tol`"), True, 0
     SMALLEST_TRUST_REGION = _CONVERGED.format("the trust region is at its smallest"), True, 0
     RESOLUTION = "Converged: the next step would change the loss by less than {dtype} can show{further}", True, 0
+    ZERO_LOSS = "Converged: the loss is zero, as far as float64 can tell it from that of the first weights", True, 0
     ALL_FIXED = "Converged: the bounds leave every weight exactly one value", True, 0
     LIMIT = "Stopped: {option} is reached. A larger value goes further", False, 1
     INTERRUPTED = "{how} after {nit} iterations: {where}; {what_next}.", False, 1

@@ -107,6 +107,10 @@ def _run(x0, bounds, settings, tolerances, x_scale, jacobian, max_nfev):
     return (yield from in_thread(_Call(x0, residuals, products, settings)))
 
 
+class _LossIsZero(Exception):
+    """Unwinds scipy, which would go on for ever where the loss goes to 0 at infinity."""
+
+
 class _Call:
     """A call of scipy, which counts and finds the iterates.
 
@@ -120,6 +124,7 @@ class _Call:
     def __init__(self, x0, residuals, products, settings):
         self._x0, self._first, self._products, self._settings = x0, residuals, products, settings
         self._iterate, self._nit, self._nfev, self._njev = x0, 0, 1, 0
+        self._latest = x0, residuals
 
     def __call__(self, ask, accept) -> OptimizeResult:
         is_lm = self._settings["method"] == "lm"
@@ -129,6 +134,7 @@ class _Call:
                 return self._first
             self._nfev += 1
             residuals = ask(Residuals(np.array(x)))
+            self._latest = np.array(x), residuals
             if is_lm and not np.isfinite(residuals).all():  # trf and dogbox step back by themselves
                 return np.full_like(residuals, np.sqrt(np.finfo("float64").max / residuals.size) / 10)
             return residuals
@@ -139,10 +145,18 @@ class _Call:
                 self._nit += 1
                 self._iterate = x
                 accept(x)
+                if np.array_equal(x, self._latest[0]) and self._is_zero(self._latest[1]):
+                    raise _LossIsZero
             self._njev += 1
             return self._operator(ask, x) if self._products else ask(Jacobian(x))
 
-        return self._settled(scipy.optimize.least_squares(fun, self._x0, jac, **self._settings))
+        try:
+            return self._settled(scipy.optimize.least_squares(fun, self._x0, jac, **self._settings))
+        except _LossIsZero:
+            return Ending.ZERO_LOSS.result(x=self._iterate, nit=self._nit, nfev=self._nfev, njev=self._njev)
+
+    def _is_zero(self, residuals):
+        return np.linalg.norm(residuals) <= _EPSILON * np.linalg.norm(self._first)
 
     def _operator(self, ask, x):
         return LinearOperator(
@@ -155,7 +169,7 @@ class _Call:
     def _settled(self, result):
         ending, option = _ENDINGS[result.status]
         words = {"option": option}
-        if ending is not Ending.LIMIT and not self._products:
+        if ending not in (Ending.LIMIT, Ending.SMALL_GRADIENT) and not self._products:
             free = result.active_mask == 0
             jacobian, residuals = result.jac[:, free], result.fun
             if self._settings.get("loss", "linear") != "linear":

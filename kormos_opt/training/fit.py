@@ -274,7 +274,7 @@ class Fit:
         fun, again = run.accepted.fun, self._evaluate_again()
         if abs(again.fun - fun) <= _SAME * precision.resolution(self._objective.objective.dtype) * abs(fun):
             return False
-        if self._changed_at == run.nit:
+        if self._changed_at == run.nit or self._objective.objective.outside.random_operations:
             run.result = run.ended(Ending.NOT_A_FUNCTION, before=fun, now=again.fun)
             return False
         self._changed_at = run.nit

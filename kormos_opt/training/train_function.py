@@ -8,11 +8,13 @@ import types
 from collections.abc import Callable
 
 import keras
+import numpy as np
 
 from kormos_opt.data import collect, full_batch
 from kormos_opt.data.full_batch import FullBatch
 from kormos_opt.data.replicas import Replicas
 from kormos_opt.data.rows import has_rows
+from kormos_opt.data.stream import fingerprint
 from kormos_opt.keras_internals import model as keras_model
 from kormos_opt.objective.flat_parameters import FlatParameters
 from kormos_opt.objective.objective import Objective, ObjectiveSettings
@@ -32,7 +34,12 @@ class TrainFunction:
     Args:
         model: The model to train.
         optimizer: The `BatchOptimizer` it is compiled with: settings and the stages of the fit.
+
+    Attributes:
+        logs_of_epoch: Those of the last epoch, `None` before.
     """
+
+    logs_of_epoch: dict | None = None
 
     def __init__(self, model: keras.Model, optimizer):
         self._model = model
@@ -134,7 +141,8 @@ class TrainFunction:
     def epoch(self) -> dict:
         """Inside `fitting`: one epoch, as logs."""
         with self._guarded() as fit:
-            return fit.epoch(self._optimizer.iterations_per_epoch)
+            self.logs_of_epoch = fit.epoch(self._optimizer.iterations_per_epoch)
+        return self.logs_of_epoch
 
     def messages(self) -> list[str]:
         """Why the stages that have ended did so, and where the solver stands that has not."""
@@ -145,6 +153,18 @@ class TrainFunction:
         """The rows of the fit that runs, in all processes."""
         rows = self._session.data.rows
         return rows if self._replicas is None else self._replicas.sum_of_rows(rows)
+
+    def fingerprint(self) -> int:
+        """A number that tells the data of the fit that runs from other data."""
+        return fingerprint(full_batch.batches_of(self._session.data, self._replicas), self._replicas)
+
+    def stands_where_it_was(self) -> bool:
+        """Whether the weights are those of the last iterate, as far as this process knows of one."""
+        run = self._progress.run
+        if run is None or run.accepted is None or self._objective is None or run.is_superseded:
+            return True
+        parameters = self._objective.parameters
+        return np.array_equal(parameters.ravel(), parameters.round(run.accepted.x))
 
     def begin_with(self, *arrays) -> None:
         """Before the first step of a fit: takes these arrays for its data, x, y and sample_weight or less."""
