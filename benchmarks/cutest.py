@@ -128,7 +128,7 @@ def ours(name: str, problem: Counted) -> None:
     from scipy.optimize import Bounds
 
     from kormos_opt.solvers import registry
-    from kormos_opt.solvers.fixed_weights import without_fixed
+    from kormos_opt.solvers.change_of_variables import in_own_variables
     from kormos_opt.solvers.safeguards import safeguard
 
     method = registry.find(name)
@@ -138,7 +138,7 @@ def ours(name: str, problem: Counted) -> None:
         return method.start(x0, **({"bounds": limits} if method.bounds else {}), **options)
 
     has_gradient = method.derivatives != "none"
-    solver = without_fixed(start, problem.start, limits, [], method.unlimited, derivatives=has_gradient)
+    solver = in_own_variables(start, problem.start, limits, [], method.unlimited, derivatives=has_gradient)
     resolution = np.finfo("float64").eps if method.ends_at_resolution else None
     answer(safeguard(solver, "float64", resolution), problem)
 

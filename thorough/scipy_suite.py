@@ -17,7 +17,7 @@ from scipy.optimize import OptimizeResult
 from scipy.optimize._minimize import standardize_bounds
 
 from kormos_opt.solvers.base import EvaluateValue, EvaluateWithGradient, HessianProduct, Iterate
-from kormos_opt.solvers.fixed_weights import without_fixed
+from kormos_opt.solvers.change_of_variables import in_own_variables
 from kormos_opt.solvers.scipy_methods import METHODS
 
 _stock = scipy.optimize.minimize
@@ -72,7 +72,7 @@ def minimize(
 
     derivatives = METHODS[name].derivatives != "none"
     listed = constraints or [] if isinstance(constraints, (list, tuple, type(None))) else [constraints]
-    solver = without_fixed(make, x0, bounds, listed, options or {}, derivatives)
+    solver = in_own_variables(make, x0, bounds, listed, options or {}, derivatives)
     return _drive(solver, _answers(fun, args, jac, hess, hessp), callback)
 
 

@@ -24,8 +24,9 @@ class GraphSolverVariables(NamedTuple):
         state: The variables of the solver by name.
         nit: How many iterations there were.
         nfev: How many evaluations.
-        is_running: 1 while a run can go on from here.
+        is_running: 1 while a run can go on from here, 2 where its f is computed in double precision by then.
         seeds: The states of the seed generators, of shape `(room, 2)`.
+        scale: The units of the weights, of shape `(n,)`; zeros before a run.
     """
 
     state: dict[str, keras.Variable]
@@ -33,6 +34,7 @@ class GraphSolverVariables(NamedTuple):
     nfev: keras.Variable
     is_running: keras.Variable
     seeds: keras.Variable
+    scale: keras.Variable
 
     @classmethod
     def make(
@@ -48,7 +50,9 @@ class GraphSolverVariables(NamedTuple):
         """
         state = {name: add_variable(spec.shape, dtype=spec.dtype or dtype, name=name) for name, spec in specs.items()}
         counters = {name: add_variable((), dtype="int64", name=name) for name in ("nit", "nfev", "is_running")}
-        return cls(state, **counters, seeds=add_variable((max(seeds, SEEDS), 2), dtype="int64", name="seeds"))
+        seeds = add_variable((max(seeds, SEEDS), 2), dtype="int64", name="seeds")
+        scale = add_variable(specs["position"].shape, dtype="float32", name="x_scale")  # powers of two
+        return cls(state, **counters, seeds=seeds, scale=scale)
 
     def fit(self, specs: Mapping[str, ArraySpec], dtype: str) -> bool:
         """Whether they are for a solver that remembers this, in this precision."""
@@ -58,7 +62,7 @@ class GraphSolverVariables(NamedTuple):
     @property
     def all(self) -> list[keras.Variable]:
         """All of them."""
-        return [*self.state.values(), self.nit, self.nfev, self.is_running, self.seeds]
+        return [*self.state.values(), self.nit, self.nfev, self.is_running, self.seeds, self.scale]
 
 
 def vector_dtype(variables, precision: str) -> str:

@@ -106,6 +106,36 @@ def recorded_step(model: keras.Model, on_gradient, on_loss, on_result):
         yield
 
 
+@contextlib.contextmanager
+def recorded_inputs(on_input):
+    """Inside, the inputs of layers with a kernel are told.
+
+    Args:
+        on_input: Called as `on_input(kernel, inputs)`: the variable, of shape `(..., columns, units)`, and what it is
+            multiplied with, of shape `(rows, ..., columns)`.
+    """
+
+    def call(stock, layer, *args, **kwargs):
+        kernel = getattr(getattr(layer, "cell", layer), "kernel", None)
+        inputs = args[0] if args else None
+        if isinstance(kernel, keras.Variable) and isinstance(inputs, tf.Tensor) and _multiplies(layer, kernel, inputs):
+            on_input(kernel, inputs)
+        return stock(layer, *args, **kwargs)
+
+    with replaced(keras.Layer, "__call__", call):
+        yield
+
+
+_CONVOLUTIONS = keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D
+
+
+def _multiplies(layer, kernel, inputs):
+    """Whether the last axis of the inputs is that of the columns of the kernel."""
+    is_matrix = len(kernel.shape) == 2 or isinstance(layer, _CONVOLUTIONS)
+    is_here = tf.executing_eagerly() or inputs.graph is tf.compat.v1.get_default_graph()
+    return is_matrix and is_here and inputs.shape.rank and inputs.shape[-1] == kernel.shape[-2]
+
+
 def difference(y_true, y_pred, dtype: str):
     """The prediction minus the target, which Keras's mean squared error squares."""
     y_true, y_pred = (keras.ops.cast(keras.ops.convert_to_tensor(y), dtype) for y in (y_true, y_pred))

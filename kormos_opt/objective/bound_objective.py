@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from kormos_opt.data.full_batch import BatchList, FullBatch, batches_of
 from kormos_opt.evaluation import Evaluation
-from kormos_opt.objective import starting_point
+from kormos_opt.objective import input_sizes, starting_point
 from kormos_opt.objective.batch_pass import BatchPass
 
 if TYPE_CHECKING:
@@ -82,6 +82,27 @@ class BoundObjective:
             (sums,) = self._over("products", x, padded).sums
             products[start : start + block] = sums[: len(vectors)].numpy() / self._row_count
         return products
+
+    def may_have_unlike_inputs(self) -> bool:
+        """Whether a look at the data leaves it possible that its columns are of different units."""
+        return input_sizes.may_be_unlike(self.data, self.objective.replicas)
+
+    def column_sizes(self) -> np.ndarray:
+        """The root of the diagonal of the Gauss-Newton matrix at the weights as they are, float64 of shape `(n,)`.
+
+        For a mean square these are the norms of the columns of the Jacobian, up to one factor.
+        """
+        other = self.objective.variant(self.data, curvature="gauss-newton")
+        matrix = other.products(self.parameters.ravel(), np.eye(self.parameters.size))
+        return np.sqrt(np.maximum(np.diag(matrix), 0.0))
+
+    def input_sizes(self) -> np.ndarray:
+        """The root mean square of the inputs of each weight that stands on the data, float64 of shape `(n,)`.
+
+        0 for all other weights.
+        """
+        (sums,) = self._over("input_sizes", self.parameters.ravel()).sums
+        return np.sqrt(sums.numpy() / self._row_count)
 
     @functools.cached_property
     def residuals(self) -> Residuals:

@@ -12,7 +12,7 @@ import tensorflow as tf
 from kormos_opt.data.rows import rows_of
 from kormos_opt.keras_internals import model as keras_model
 from kormos_opt.keras_internals import tracing
-from kormos_opt.objective import gauss_newton, precision, train_step
+from kormos_opt.objective import gauss_newton, input_sizes, precision, train_step
 from kormos_opt.objective.chunk_sums import Quantity
 from kormos_opt.objective.flat_parameters import FlatParameters
 from kormos_opt.objective.loss_reductions import LossReductions
@@ -51,6 +51,7 @@ class ChunkTerms:
             "value": Quantity(self._value, lambda x: ((),), lambda: self.logs),
             "product": Quantity(self._product, lambda x, p: (p.shape,)),
             "products": Quantity(self._products, lambda x, p: (p.shape,)),
+            "input_sizes": Quantity(self._input_sizes, lambda x: ((self.parameters.size,),)),
             "denominators": Quantity(self.denominators, lambda x: ((self.counted_losses,),)),
         }
 
@@ -71,6 +72,15 @@ class ChunkTerms:
         self._run_train_step(chunk, reductions)
         self.counted_losses = len(reductions.parts)
         return (tf.stack(reductions.parts) if reductions.parts else tf.zeros((0,), tf.float64),), {}
+
+    def _input_sizes(self, point, chunk, total_rows, loss_denominators):
+        """The mean squares of the inputs of kernels that stand on the data."""
+        reductions, rows = _reductions(chunk, total_rows, loss_denominators)
+
+        def run():
+            self._run_train_step(chunk, reductions)
+
+        return (rows * input_sizes.squares_of_chunk(self.parameters, run, tf.GradientTape(persistent=True)),), {}
 
     def _gradient(self, point, chunk, total_rows, loss_denominators):
         (x,) = point

@@ -81,6 +81,7 @@ class Objective:
     """
 
     def __init__(self, model, settings, replicas, structure, terms, state, passes, rows_done, graph, rows):
+        self._model = model
         self._settings = settings
         self._structure = structure
         self.replicas = replicas
@@ -164,6 +165,18 @@ class Objective:
         data = self._settings.prepared(data, self.replicas)
         self._measure(data, rows)
         return BoundObjective(self, data, rows)
+
+    def variant(self, data: FullBatch, **settings) -> BoundObjective:
+        """f of the same model with the data of one fit, evaluated in another way. Its trace is kept.
+
+        Args:
+            data: All rows, as they were before they were prepared.
+            **settings: Those of `ObjectiveSettings` that differ.
+        """
+        key = "variant", *sorted(settings.items())
+        if key not in self.traces:
+            self.traces[key] = Objective.build(self._model, self._settings._replace(**settings), data, self.replicas)
+        return self.traces[key].bind(data)
 
     def residuals_of(self, bound: BoundObjective) -> Residuals:
         """What is squared in f, where f is a sum of squares."""

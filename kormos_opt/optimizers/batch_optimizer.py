@@ -3,6 +3,7 @@
 What changes during a fit lives in `training/`.
 """
 
+from collections.abc import Sequence
 from typing import Literal
 
 import keras
@@ -48,6 +49,14 @@ class BatchOptimizer(OwnedByOneModel, RemembersSolver):
         curvature: What methods with second derivatives multiply with: `"exact"`, the Hessian, or `"gauss-newton"`, a
             matrix that is positive semidefinite for every convex loss. For models that are linear in their weights it
             is the Hessian. Defaults to `"exact"`.
+        x_scale: The units in which the solver sees the weights, as `scipy.optimize.least_squares` has them: the solver
+            moves z = weights / x_scale. A positive number, or one for each weight; `"inputs"`, 1 / root mean square of
+            what a weight is multiplied with, for kernels that stand on the data; `"jac"`, 1 / norm of the column of the
+            Jacobian at the start, which takes n products; `None`, 1; or `"auto"`: `"inputs"` where the sizes of the inputs
+            differ by more than a hundred, which is said once, else 1. Where float32 cannot show what a step of length 1
+            does to the loss, all but `None` look for a longer one first. Numbers are rounded to powers of two, which
+            loses no digit. Weights, bounds, constraints, results and files stay in your units; `gtol` is for the scaled
+            gradient. Defaults to `"auto"`.
         **kwargs: Nothing. Settings of Keras's stochastic optimizers are refused with the reason.
 
     Raises:
@@ -81,6 +90,7 @@ class BatchOptimizer(OwnedByOneModel, RemembersSolver):
         precision: Literal["model", "float64"] = "model",
         save_memory: bool | Literal["auto"] = "auto",
         curvature: Literal["exact", "gauss-newton"] = "exact",
+        x_scale: float | Sequence[float] | np.ndarray | Literal["auto", "inputs", "jac"] | None = "auto",
         **kwargs: Never,
     ):
         for argument, value in kwargs.items():
@@ -94,6 +104,7 @@ class BatchOptimizer(OwnedByOneModel, RemembersSolver):
             precision=precision,
             save_memory=save_memory,
             curvature=curvature,
+            x_scale=x_scale,
         )
         super().__init__(learning_rate=1.0, name=name)
         self.iterations_per_epoch = iterations_per_epoch
@@ -103,6 +114,7 @@ class BatchOptimizer(OwnedByOneModel, RemembersSolver):
         self.precision = precision
         self.save_memory = save_memory
         self.curvature = curvature
+        self.x_scale = x_scale if isinstance(x_scale, str) or x_scale is None else np.asarray(x_scale).tolist()
         self._untracked = _Untracked()
 
     def build(self, model, Xyw=None):  # noqa: N803  kormos's name
@@ -230,6 +242,7 @@ class BatchOptimizer(OwnedByOneModel, RemembersSolver):
             "precision": self.precision,
             "save_memory": self.save_memory,
             "curvature": self.curvature,
+            "x_scale": self.x_scale,
         }
 
 

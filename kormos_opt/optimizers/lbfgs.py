@@ -1,9 +1,10 @@
 """Limited-memory BFGS in its engines: scipy's, ours in the graph, that of TensorFlow Probability."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypedDict
 
 import keras
+import numpy as np
 from typing_extensions import Unpack
 
 from kormos_opt.optimizers.scipy_batch_optimizer import NamedOptimizer
@@ -19,6 +20,7 @@ class _OtherSettings(TypedDict, total=False):
     max_cache_entries: int
     dtype: str
     save_memory: bool | Literal["auto"]
+    x_scale: float | Sequence[float] | np.ndarray | Literal["auto", "inputs", "jac"] | None
 
 
 _METHODS_OF_ENGINES = {

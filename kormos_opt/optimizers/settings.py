@@ -1,9 +1,12 @@
 """The settings that all optimizers take by keyword, and what they may be."""
 
+from collections.abc import Sequence
 from typing import Literal, TypedDict
 
 import keras
+import numpy as np
 
+from kormos_opt.stages import x_scale as stages_x_scale
 from kormos_opt.stages.options import is_positive_integer
 
 
@@ -18,10 +21,11 @@ class Settings(TypedDict, total=False):
     precision: Literal["model", "float64"]
     save_memory: bool | Literal["auto"]
     curvature: Literal["exact", "gauss-newton"]
+    x_scale: float | Sequence[float] | np.ndarray | Literal["auto", "inputs", "jac"] | None
 
 
 def check_settings(
-    iterations_per_epoch, batch_size, max_cache_entries, dtype, cache, precision, save_memory, curvature
+    iterations_per_epoch, batch_size, max_cache_entries, dtype, cache, precision, save_memory, curvature, x_scale
 ) -> None:
     """Raises `ValueError` for a setting that is none of those that `BatchOptimizer` names."""
     if not is_positive_integer(iterations_per_epoch):
@@ -40,6 +44,7 @@ def check_settings(
         raise ValueError(f'Expected True, False or "auto". Received: save_memory={save_memory!r}.')
     if curvature not in ("exact", "gauss-newton"):
         raise ValueError(f'Expected "exact" or "gauss-newton". Received: curvature={curvature!r}.')
+    stages_x_scale.check(x_scale)
 
 
 def deserialized(value, custom_objects):

@@ -161,10 +161,13 @@ class RemembersSolver(keras.optimizers.Optimizer):
             for variable, value in zip(self._variables, loaded, strict=False):
                 variable.assign(value)
             return
-        if self._memory.variables is not None:
-            self._make_room_for_seeds(len(loaded[-1]))
+        variables = self._memory.variables
+        index = None if variables is None else self._index_of(variables.seeds)
+        if index is not None and index < len(loaded):
+            self._make_room_for_seeds(len(loaded[index]))
         self._memory.loaded_values = None
-        keras.optimizers.Optimizer.set_weights(self, loaded)
+        later = [np.asarray(variable) for variable in self._variables[len(loaded) :]]  # of a file that had fewer
+        keras.optimizers.Optimizer.set_weights(self, [*loaded, *later])
 
     def _make_room_for_seeds(self, count):
         """Puts a larger variable in the place of the one there is: an optimizer is built before it knows the seeds."""

@@ -14,9 +14,9 @@ import keras
 import numpy as np
 
 from kormos_opt.solvers.base import ArraySpec, Solver
-from kormos_opt.solvers.fixed_weights import without_fixed
+from kormos_opt.solvers.change_of_variables import in_own_variables
 from kormos_opt.solvers.registry import Method
-from kormos_opt.stages import bounds, constraints, matrices
+from kormos_opt.stages import bounds, constraints, matrices, x_scale
 
 if TYPE_CHECKING:
     from kormos_opt.objective.flat_parameters import FlatParameters
@@ -40,8 +40,11 @@ class Context(Protocol):
         """The arrays for a solver to work on: zeros, what a file has brought where that fits, or what the run before
         hands over because f has changed."""
 
-    def run(self, solver: Solver, method: Method, ends_at_resolution: bool) -> "Run":
-        """A run of a solver in numpy."""
+    def scale(self, method: Method) -> tuple[np.ndarray, float | None]:
+        """The units of the weights, and the resolution of f where a first step is to be found, else `None`."""
+
+    def run(self, solver: Solver, method: Method, ends_at_resolution: bool, scale: np.ndarray) -> "Run":
+        """A run of a solver in numpy, in these units."""
 
     def run_in_graph(self, method: Method, options: Mapping, ends_at_resolution: bool) -> "Run":
         """A run of a method in the graph."""
@@ -102,16 +105,26 @@ class SolverStage(Stage):
 
     def begin(self, context: Context) -> "Run":
         """A run from the start that `context` says, moved between the bounds."""
-        limits = bounds.resolve(self.bounds, context.parameters, self.method)
-        solver = without_fixed(
-            functools.partial(self._start, context.memory),
+        method, limits = self.method, bounds.resolve(self.bounds, context.parameters, self.method)
+        options = method.unlimited | self.options
+        memory = None
+        if method.variables is not None:
+            size = context.parameters.size if limits is None else np.count_nonzero(limits.lb < limits.ub)
+            memory = context.memory(method, method.variables(int(size), options))
+        scale, resolution = context.scale(method)
+        if x_scale.scales_itself(method) and (scale != 1).any():
+            options = {"x_scale": 1.0} | options
+        solver = in_own_variables(
+            functools.partial(self._start, memory),
             context.start if limits is None else np.clip(context.start, limits.lb, limits.ub),
             limits,
-            constraints.resolve(self.constraints, context.parameters, self.method),
-            self.method.unlimited | self.options,
-            derivatives=self.method.derivatives != "none",
+            constraints.resolve(self.constraints, context.parameters, method),
+            options,
+            derivatives=method.derivatives not in ("none", "jacobian"),
+            scale=scale,
+            resolution=resolution,
         )
-        return context.run(solver, self.method, self.ends_at_resolution)
+        return context.run(solver, method, self.ends_at_resolution, scale)
 
     def _start(self, memory, x0, limits, constraints, options):
         problem = {} if self.tol is None else {"tol": self.tol}
@@ -119,8 +132,8 @@ class SolverStage(Stage):
             problem["bounds"] = limits
         if self.method.constraints:
             problem["constraints"] = constraints
-        if self.method.variables is not None:
-            problem["memory"] = memory(self.method, self.method.variables(x0.size, options))
+        if memory is not None:
+            problem["memory"] = memory
         solver = self.method.start(x0, **problem | options)
         if not isinstance(solver, Generator):
             raise TypeError(

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from kormos_opt.data.full_batch import WholeTensors
 from kormos_opt.graph_solvers.variables import vector_dtype
-from kormos_opt.objective import precision
+from kormos_opt.objective import input_sizes, precision
 from kormos_opt.solvers.safeguards import safeguard
+from kormos_opt.stages import x_scale
 from kormos_opt.training.graph_run import GraphRun
 from kormos_opt.training.graph_step import GraphStep
 from kormos_opt.training.memory import RunMemory, evaluation_at
@@ -39,6 +40,7 @@ class Beginning:
         answers: Who answers in this fit.
         evaluation: The one at the starting point, `None` if it is not known.
         before: The run that the new one goes on from, if there is one.
+        warn: Called with a topic and a message, which is logged once for each topic.
 
     Attributes:
         parameters: The weights as a vector.
@@ -46,7 +48,13 @@ class Beginning:
     """
 
     def __init__(
-        self, model: keras.Model, optimizer, answers: FitAnswers, evaluation: Evaluation | None, before: Run | None
+        self,
+        model: keras.Model,
+        optimizer,
+        answers: FitAnswers,
+        evaluation: Evaluation | None,
+        before: Run | None,
+        warn: Callable[[str, str], None],
     ):
         self._model = model
         self._optimizer = optimizer
@@ -54,11 +62,39 @@ class Beginning:
         self._objective = answers.objective.objective
         self._evaluation = evaluation
         self._before = before
+        self._warn = warn
         self._loaded: tuple[Evaluation, RunMemory] | None = None
         self._arrays = None
         self._kept = {}
         self.parameters = answers.objective.parameters
         self.start = self.parameters.ravel() if evaluation is None else evaluation.x
+
+    def scale(self, method: Method) -> tuple[np.ndarray, float | None]:
+        """The units of the weights, float64 of shape `(n,)`; and the resolution of f where a first step is to be found,
+        else `None`. To be asked after `memory`, which may bring those of another run."""
+        if self._loaded is not None:
+            return self._loaded[1].scale.copy(), None
+        if self._before is not None and self._before.scale is not None:
+            return self._before.scale, None
+        return self._units(method), None if self._optimizer.x_scale is None else self._resolution(True)
+
+    def _units(self, method):
+        wanted, objective = self._optimizer.x_scale, self._answers.objective
+        if not (wanted is None or isinstance(wanted, str)):
+            return x_scale.of_weights(wanted, self.parameters.size)
+        if wanted is None or (wanted != "inputs" and x_scale.scales_itself(method)):
+            sizes = np.zeros(self.parameters.size)
+        elif wanted == "jac":
+            sizes = objective.column_sizes()
+        elif wanted == "inputs" or objective.may_have_unlike_inputs():
+            sizes = objective.input_sizes()
+            if wanted == "auto" and not input_sizes.are_unlike(sizes):
+                sizes = np.zeros_like(sizes)
+            elif wanted == "auto":
+                self._warn("x_scale", _UNLIKE_INPUTS.format(sizes[sizes > 0].min(), sizes.max()))
+        else:
+            sizes = np.zeros(self.parameters.size)
+        return x_scale.of_sizes(sizes)
 
     def memory(self, method: Method, specs: Mapping[str, ArraySpec]) -> dict[str, np.ndarray]:
         """The arrays for a solver to work on: what a file has brought if it fits these weights and data, what the run
@@ -82,8 +118,8 @@ class Beginning:
         """Whether the data is dense and in memory."""
         return isinstance(self._answers.objective.data, WholeTensors)
 
-    def run(self, solver: Solver, method: Method, ends_at_resolution: bool) -> Run:
-        """A run of a solver in numpy."""
+    def run(self, solver: Solver, method: Method, ends_at_resolution: bool, scale: np.ndarray) -> Run:
+        """A run of a solver in numpy, in these units."""
         evaluation, memory = self._loaded or (None, None)
         resolution = self._resolution(ends_at_resolution)
         solver = safeguard(solver, self._objective.dtype, resolution, evaluation)
@@ -92,6 +128,7 @@ class Beginning:
         else:
             run = SolverRun.from_memory(solver, self._answers, evaluation, memory, method.name)
         run.keeps_memory = bool(self._kept)
+        run.scale = scale
         self._optimizer.watch(run)
         return run
 
@@ -100,12 +137,19 @@ class Beginning:
         specs = dict(method.variables(self.parameters.size, options))
         dtype = vector_dtype(self.parameters.variables, self._optimizer.precision)
         variables = self._optimizer.variables_for(self._model, specs, dtype)
-        traces, key = self._objective.traces, (method.name, repr(options), id(variables.nit))
+        traces, key = self._objective.traces, (method.name, repr(options), ends_at_resolution, id(variables.nit))
         if key not in traces:
             traces[key] = GraphStep(method, variables, options, self._resolution(ends_at_resolution))
-        run = GraphRun(self._answers, traces[key], variables, method, options["gtol"])
+        run = GraphRun(self._answers, traces[key], variables, method, options["gtol"], lambda: self.scale(method))
         self._optimizer.watch(run)
         return run
 
     def _resolution(self, ends_there):
         return precision.resolution(self._objective.dtype) if ends_there else None
+
+
+_UNLIKE_INPUTS = (
+    "The inputs are of sizes from {:.2g} to {:.2g}. The solver works with weights in units of 1 / size; weights, bounds "
+    'and results stay in yours. Standardize the inputs to have no need of it; x_scale="inputs" asks for it without this '
+    "line, x_scale=None switches it off."
+)

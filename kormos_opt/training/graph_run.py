@@ -7,14 +7,17 @@ iterates.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
+import tensorflow as tf
 
 from kormos_opt.data.full_batch import WholeTensors
 from kormos_opt.evaluation import Evaluation
 from kormos_opt.graph_solvers.variables import POINT
 from kormos_opt.solvers.endings import Ending, words_of
+from kormos_opt.solvers.first_step import visible_length
 from kormos_opt.training.graph_step import ENDINGS
 from kormos_opt.training.memory import evaluation_at, rounded
 from kormos_opt.training.progress import Reason
@@ -39,6 +42,8 @@ class GraphRun(Run):
         variables: What the solver remembers.
         method: The method.
         gtol: How small the gradient shall be.
+        units: Returns the units of the weights for a run that begins, and the resolution of f where its first step is
+            to be found, else `None`.
     """
 
     def __init__(
@@ -48,6 +53,7 @@ class GraphRun(Run):
         variables: GraphSolverVariables,
         method: Method,
         gtol: float,
+        units: Callable[[], tuple[np.ndarray, float | None]],
     ):
         super().__init__(answers, method.name)
         self._step = step
@@ -55,6 +61,7 @@ class GraphRun(Run):
         self._state = variables.state
         self._method = method
         self._gtol = gtol
+        self._units = units
 
     @property
     def _objective(self) -> BoundObjective:
@@ -78,6 +85,7 @@ class GraphRun(Run):
         self._state["objective_gradient"].assign(evaluation.jac)
         if self._method.renew is not None:
             state = {name: variable.value for name, variable in self._state.items()}
+            state["objective_gradient"] = state["objective_gradient"] * self._scale_of_gradient
             for name, value in self._method.renew(state).items():
                 self._state[name].assign(value)
         variables.is_running.assign(1)
@@ -113,11 +121,12 @@ class GraphRun(Run):
             )
         if self.accepted is None:
             self._start()
-        if self.nit == 0 and self.nfev == 1:
-            if np.abs(self.accepted.jac).max() <= self._gtol:
+        if self.nit == 0:
+            if np.abs(self.accepted.jac * self.scale).max() <= self._gtol:
                 self._end(Ending.SMALL_GRADIENT, "gtol")
                 return 0
-        stepped = self._step(self._objective, self.accepted, at_most)
+        scale = None if (self.scale == 1).all() else self.scale
+        stepped = self._step(self._objective, self.accepted, at_most, scale)
         self.nit += stepped.nit
         self.nfev += stepped.nfev
         if stepped.nit:
@@ -148,9 +157,33 @@ class GraphRun(Run):
         evaluation = self._objective.evaluate(x)
         self._objective.check_start(evaluation)
         self.nfev = 1
+        self.scale, resolution = self._units()
+        if resolution is not None:
+            self._find_first_step(x, resolution)
+        self._variables.scale.assign(self.scale)
         self._step.begin(evaluation)
+        self._variables.nfev.assign(self.nfev)
         self._keep_seeds()
         self._take(evaluation._replace(jac=rounded(evaluation.jac, self._dtype)))
+
+    def _find_first_step(self, x, resolution):
+        search = visible_length(x, self.scale, resolution)
+        answer = None
+        try:
+            while True:
+                request = search.send(answer)
+                evaluation = self._objective.evaluate(request.x)
+                answer = evaluation.fun, evaluation.jac
+        except StopIteration as end:
+            length, tried = end.value
+        if tried:
+            self._objective.parameters.assign(x)
+        self.scale = self.scale * length
+        self.nfev += tried
+
+    @property
+    def _scale_of_gradient(self):
+        return tf.constant(self.scale, self._dtype)
 
     def _goes_on(self):
         """Whether the variables are those of a run that stands at these weights, with this f."""
@@ -159,6 +192,8 @@ class GraphRun(Run):
         if evaluation is None:
             return False
         self.nit, self.nfev = int(variables.nit.numpy()), int(variables.nfev.numpy())
+        scale = variables.scale.numpy().astype("float64")
+        self.scale = np.where(scale == 0, 1.0, scale)  # files that had none
         self._take(evaluation._replace(jac=rounded(evaluation.jac, self._dtype)))
         return True
 

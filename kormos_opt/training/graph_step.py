@@ -88,38 +88,52 @@ class GraphStep:
         for counter, value in ((variables.nit, 0), (variables.nfev, 1), (variables.is_running, 1)):
             counter.assign(value)
 
-    def __call__(self, objective: BoundObjective, accepted: Evaluation, iterations: int) -> Stepped:
+    def __call__(
+        self, objective: BoundObjective, accepted: Evaluation, iterations: int, scale: np.ndarray | None = None
+    ) -> Stepped:
         """Iterates. Leaves the weights at the last iterate.
 
         Args:
             objective: f.
             accepted: The evaluation where the first iteration starts.
             iterations: How many there are, unless the solver ends.
+            scale: The units of the weights that the solver sees, powers of two of shape `(n,)`. Defaults to `None`: 1.
         """
         evaluate, data = objective.inside()
         self._trace.make_room(accepted)
+        position = self._variables.state["position"]
+        units = tf.constant(1.0 if scale is None else scale, position.dtype)
         key = tuple((tuple(tensor.shape), tensor.dtype) for tensor in tf.nest.flatten(data, expand_composites=True))
+        key = scale is None, key
         if key not in self.compiled:
-            run = self._make(evaluate, objective.parameters, objective.state)
+            run = self._make(evaluate, objective.parameters, objective.state, scale is not None)
             if not objective.objective.is_eager:
                 run = tf.function(run, autograph=False, jit_compile=self._method.takes_xla and objective.is_one_program)
             self.compiled = {key: run}
-        nit, nfev, ending, matches, row = self.compiled[key](tf.constant(iterations), *data)
+        nit, nfev, ending, matches, row = self.compiled[key](tf.constant(iterations), units, *data)
         traced = self._trace.unpacked(row) if matches else None
         return Stepped(int(nit), int(nfev), int(ending), traced)
 
-    def _make(self, evaluate, parameters, model_state):
+    def _make(self, evaluate, parameters, model_state, is_scaled):
         """The function to trace. It outlives the fit, so it knows nothing that holds the data."""
         variables, trace = self._variables, self._trace
         nits, nfevs = variables.nit, variables.nfev
 
-        def run(iterations, *data):
+        def run(iterations, units, *data):
+            def in_units(value):
+                """A point of the solver as one of the weights, or a gradient of theirs as one of the solver."""
+                return value * tf.cast(units, value.dtype) if is_scaled else value
+
+            def evaluate_there(x, *data):
+                fun, jac, moving_statistics, logs = evaluate(tf.cast(in_units(x), tf.float64), *data)
+                return fun, in_units(jac), moving_statistics, logs
+
             def goes_on(nit, nfev, ending, *_):
                 return (nit < iterations) & (ending == _GOES_ON)
 
             def iterate(nit, nfev, ending, matches, row, state):
                 trace.clear()
-                value_and_gradient = self._at_points_of(evaluate, data, state)
+                value_and_gradient = self._at_points_of(evaluate_there, data, state)
                 so_far = nits.value + tf.cast(nit, tf.int64)
                 after, failed = self._method.step(value_and_gradient, state, tf.cast(so_far, tf.int32), self._options)
                 nfev += trace.count.read_value()
@@ -130,10 +144,14 @@ class GraphStep:
                 return nit + tf.cast(~failed, tf.int32), nfev, ending, matches, row, after
 
             state = {name: tf.identity(variable.value) for name, variable in variables.state.items()}
+            if is_scaled:
+                state |= {"position": state["position"] / units, "objective_gradient": in_units(state[POINT[2]])}
             nothing = tf.constant(0), tf.constant(0), tf.constant(_GOES_ON), tf.constant(False), trace.empty()
             nit, nfev, ending, matches, row, state = tf.while_loop(
                 goes_on, iterate, (*nothing, state), parallel_iterations=1
             )
+            if is_scaled:
+                state |= {"position": in_units(state["position"]), "objective_gradient": state[POINT[2]] / units}
             for name, value in state.items():
                 variables.state[name].assign(value)
             nits.assign_add(tf.cast(nit, tf.int64))
@@ -148,7 +166,7 @@ class GraphStep:
         start, fun_at_start, gradient_at_start = (state[name] for name in POINT)
 
         def value_and_gradient(x):
-            fun, jac, moving_statistics, logs = evaluate(tf.cast(x, tf.float64), *data)
+            fun, jac, moving_statistics, logs = evaluate(x, *data)
             step = x - start
 
             def slope():

@@ -25,6 +25,8 @@ class RunMemory(NamedTuple):
         first_largest: The largest component of the gradient where the run has begun.
         counts: Iterates, evaluations and Hessian-vector products so far.
         seeds: The states of the model's seed generators, of shape `(count, 2)`.
+        scale: The units of the weights, float64 of shape `(n,)`.
+        float64: 1 where f was computed in double precision by then, else 0.
         arrays: Those of the solver.
     """
 
@@ -34,11 +36,15 @@ class RunMemory(NamedTuple):
     first_largest: np.ndarray
     counts: np.ndarray
     seeds: np.ndarray
+    scale: np.ndarray
+    float64: np.ndarray
     arrays: Mapping[str, np.ndarray]
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> RunMemory:
         """The inverse of `to_arrays`."""
+        before = {"scale": np.ones_like(arrays["x"]), "float64": np.array(0)}  # files that had none
+        arrays = before | dict(arrays)
         own = {name: arrays[name] for name in cls._fields if name != "arrays"}
         solvers = {name.removeprefix(_OF_SOLVER): array for name, array in arrays.items() if name not in own}
         return cls(**own, arrays=solvers)

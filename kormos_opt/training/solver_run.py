@@ -88,7 +88,8 @@ class SolverRun(Run):
             return None
         counts = np.array([self.nit, self.nfev, self.nhev])
         x, fun, jac = self.accepted[:3]
-        return RunMemory(x, np.array(fun), jac, np.array(self._first_largest), counts, self._seeds, self.arrays)
+        first_largest, float64 = np.array(self._first_largest), np.array(int(self.is_in_float64))
+        return RunMemory(x, np.array(fun), jac, first_largest, counts, self._seeds, self.scale, float64, self.arrays)
 
     def awaited(self) -> EvaluateWithGradient | EvaluateValue | None:
         """The evaluation that the solver waits for, unless it is known already."""

@@ -233,7 +233,7 @@ class TrainFunction:
         return self._objective.bind(data)
 
     def _begin(self, stage, answers, evaluation, before):
-        return stage.begin(Beginning(self._model, self._optimizer, answers, evaluation, before))
+        return stage.begin(Beginning(self._model, self._optimizer, answers, evaluation, before, self._warn))
 
     def _warn(self, topic, message):
         if message is not None and topic not in self._said:

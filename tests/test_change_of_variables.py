@@ -8,7 +8,7 @@ from scipy.optimize import Bounds, LinearConstraint, NonlinearConstraint
 
 import kormos_opt
 from kormos_opt.solvers.base import Iterate
-from kormos_opt.solvers.fixed_weights import without_fixed
+from kormos_opt.solvers.change_of_variables import in_own_variables
 from kormos_opt.solvers.scipy_methods import METHODS
 from kormos_opt.solvers.testing import drive
 from tests.helpers import quadratic, rosenbrock
@@ -27,7 +27,7 @@ def solver(method, bounds=BOUNDS, constraints=(), options=None):
         problem = {"tol": 1e-9, "bounds": bounds, "constraints": constraints}
         return method.start(x0, **problem | options)
 
-    return without_fixed(
+    return in_own_variables(
         make, X0, bounds, constraints, method.unlimited | (options or {}), method.derivatives != "none"
     )
 
@@ -93,7 +93,7 @@ def test_closing_closes_the_inner_solver():
         finally:
             closed.append(True)
 
-    outer = without_fixed(make, X0, BOUNDS, [], {}, True)
+    outer = in_own_variables(make, X0, BOUNDS, [], {}, True)
     assert next(outer).x.shape == (4,)
     outer.close()
     assert closed == [True]
