@@ -83,6 +83,10 @@ class BoundObjective:
             products[start : start + block] = sums[: len(vectors)].numpy() / self._row_count
         return products
 
+    def variant(self, **settings) -> BoundObjective:
+        """f of the same model and data, evaluated in another way: `ObjectiveSettings` that differ."""
+        return self.objective.variant(self.data, **settings)
+
     def may_have_unlike_inputs(self) -> bool:
         """Whether a look at the data leaves it possible that its columns are of different units."""
         return input_sizes.may_be_unlike(self.data, self.objective.replicas)
@@ -92,7 +96,7 @@ class BoundObjective:
 
         For a mean square these are the norms of the columns of the Jacobian, up to one factor.
         """
-        other = self.objective.variant(self.data, curvature="gauss-newton")
+        other = self.variant(curvature="gauss-newton")
         matrix = other.products(self.parameters.ravel(), np.eye(self.parameters.size))
         return np.sqrt(np.maximum(np.diag(matrix), 0.0))
 

@@ -44,11 +44,15 @@ class ObjectiveSettings(NamedTuple):
         batch_size: Rows of a chunk, `"auto"` for as many as fit, measured, or `None` for as many as take 64 MiB of
             intermediate results.
         curvature: Of products: `"exact"` for the Hessian, `"gauss-newton"` for the Gauss-Newton matrix.
+        copies: Whether data may be cast once for all evaluations, where that takes little memory.
+        checks_cut: Whether to check that the loss adds up over chunks.
     """
 
     float64: bool = False
     batch_size: int | str | None = None
     curvature: str = "exact"
+    copies: bool = True
+    checks_cut: bool = True
 
     @classmethod
     def of(cls, optimizer) -> "ObjectiveSettings":
@@ -57,7 +61,7 @@ class ObjectiveSettings(NamedTuple):
 
     def prepared(self, data: FullBatch, replicas: Replicas | None) -> FullBatch:
         """The data in float64 where f is, once for all evaluations, if that takes an eighth of the memory at most."""
-        if not self.float64 or replicas is not None or isinstance(data, BatchList):
+        if not (self.float64 and self.copies) or replicas is not None or isinstance(data, BatchList):
             return data
         leaves = [leaf for leaf in keras.tree.flatten(data.data) if leaf is not None and leaf.dtype.is_floating]
         if sum(8 * int(tf.size(leaf)) for leaf in leaves) > memory_limits.eighth_of_all():
@@ -143,7 +147,8 @@ class Objective:
             if replicas is None:
                 state.adopt(assigned)
         objective = cls(model, settings, replicas, structure, terms, state, passes, rows_done, graph, rows)
-        check_cut(objective, chunk, data)
+        if settings.checks_cut:
+            check_cut(objective, chunk, data)
         return objective
 
     def suits(self, model: keras.Model, settings: ObjectiveSettings, data: FullBatch) -> bool:

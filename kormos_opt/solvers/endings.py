@@ -31,6 +31,8 @@ class Ending(Enum):
     RESOLUTION = "Converged: the next step would change the loss by less than {dtype} can show{further}", True, 0
     ZERO_LOSS = "Converged: the loss is zero, as far as float64 can tell it from that of the first weights", True, 0
     ALL_FIXED = "Converged: the bounds leave every weight exactly one value", True, 0
+    NOTHING_LEFT = "Converged: the arithmetic of the method is at its limits, and nothing is left to gain", True, 0
+    PROGRESS_LEFT = "Stopped: {reason}, though about {share} of the loss can be gained. {what_next}", False, 2
     LIMIT = "Stopped: {option} is reached. A larger value goes further", False, 1
     INTERRUPTED = "{how} after {nit} iterations: {where}; {what_next}.", False, 1
     NO_BETTER_POINT = (
@@ -149,6 +151,17 @@ def rests_on_step(method: str, message: str) -> bool:
     """Whether scipy may have ended only because a step was short, which says nothing about the gradient."""
     beginning = _STEP_ENDS.get(method.lower())
     return beginning is not None and message.startswith(beginning)
+
+
+# Methods that say "Optimization terminated successfully" where the gradient is small.
+_GRADIENT_ENDS = {"bfgs", "cg", "dogleg", "trust-ncg", "trust-exact", "trust-krylov"}
+
+
+def rests_on_gradient(ending: Ending, method: str) -> bool:
+    """Whether a run of a method has ended because the gradient is small."""
+    if ending in (Ending.SMALL_GRADIENT, Ending.SMALL_GRADIENT_NORM):
+        return True
+    return ending is Ending.WITHIN_TOLERANCES and method.lower() in _GRADIENT_ENDS
 
 
 def explain(message: str) -> tuple[Ending | None, str]:

@@ -78,10 +78,14 @@ class Stage:
         return self.method.name
 
     @property
+    def has_own_tolerances(self) -> bool:
+        """Whether the user gave tolerances."""
+        return self.tol is not None or bool(self.options.keys() & set(self.method.tolerances))
+
+    @property
     def ends_at_resolution(self) -> bool:
         """Whether to stop when the loss cannot show further progress. If the user gave tolerances, only those count."""
-        given = self.tol is not None or self.options.keys() & set(self.method.tolerances)
-        return self.method.ends_at_resolution and not given and not self.constraints
+        return self.method.ends_at_resolution and not self.has_own_tolerances and not self.constraints
 
     def check(self, parameters: "FlatParameters") -> None:
         """Raises what speaks against this stage, before any work."""

@@ -16,10 +16,12 @@ import numpy as np
 from kormos_opt.keras_internals import model as keras_model
 from kormos_opt.objective import precision
 from kormos_opt.solvers.endings import Ending
+from kormos_opt.stages import bounds
 from kormos_opt.training import advice
 from kormos_opt.training.answers import FitAnswers
 from kormos_opt.training.multi_start import best_of_many
 from kormos_opt.training.progress import Progress, Reason, why_afresh
+from kormos_opt.training.verdict import is_doubtful, left_to_gain, tell
 
 if TYPE_CHECKING:
     from kormos_opt.evaluation import Evaluation
@@ -94,6 +96,7 @@ class Fit:
             self._begin_stage()
             moved += self._iterate(iterations - moved)
             if progress.run.result is not None and not self._goes_on_elsewhere():
+                self._judge()
                 progress.end_stage(progress.run.result)
         progress.count_epoch()
         self._optimizer.iterations.assign_add(moved)
@@ -280,6 +283,17 @@ class Fit:
         self._changed_at = run.nit
         self._take_anew("a Python value that it reads", again)
         return True
+
+    def _judge(self):
+        """A run has ended: it is called "Converged" only where little is left to gain."""
+        run, stage = self._progress.run, self._progress.stage
+        if not is_doubtful(stage, run):
+            return
+        limits = bounds.resolve(stage.bounds, self._objective.parameters, stage.method)
+        found = left_to_gain(self._objective, run.accepted.x, limits)
+        self._objective.parameters.assign(run.accepted.x)
+        run.count(found.nfev, found.nhev)
+        tell(run, found, self._objective.objective.dtype)
 
     def _logs(self):
         progress, run = self._progress, self._progress.run

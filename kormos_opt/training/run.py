@@ -104,6 +104,13 @@ class Run:
     def _seconds_per_evaluation(self):
         return self._timed[0] / self._timed[1] if self._timed is not None and self._timed[1] else None
 
+    def count(self, nfev: int, nhev: int) -> None:
+        """Counts what was asked after the end, in the result too."""
+        self.nfev += nfev
+        self.nhev += nhev
+        for name, more in (("nfev", nfev), ("njev", nfev), ("nhev", nhev)):
+            self.result[name] = self.result.get(name, 0) + more
+
     def awaited(self) -> EvaluateWithGradient | EvaluateValue | None:
         """The evaluation that the next iteration begins with, if it is known."""
         return None

@@ -1,0 +1,157 @@
+"""Whether a run that has ended may say "Converged": only where little is left to gain.
+
+An end by rounding, by a small reduction or by a short step speaks of the step that the method happened to try. What can
+be gained is asked of f itself, in double precision, by `solvers/remaining_gain.py`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import tensorflow as tf
+from scipy.optimize import Bounds, OptimizeResult
+
+from kormos_opt.solvers.base import EvaluateWithGradient, HessianProduct
+from kormos_opt.solvers.endings import Ending, rests_on_gradient
+from kormos_opt.solvers.remaining_gain import remaining_gain
+
+if TYPE_CHECKING:
+    from kormos_opt.objective.bound_objective import BoundObjective
+    from kormos_opt.stages.stage import Stage
+    from kormos_opt.training.run import Run
+
+LITTLE = 2e-4  # of the loss
+_NOTHING = 1e-8  # of the loss that the model has without its matrices
+_MAY_NOT_BE = (
+    Ending.RESOLUTION,
+    Ending.SMALL_REDUCTION,
+    Ending.SHORT_STEP,
+    Ending.SMALL_CHANGE,
+    Ending.WITHIN_TOLERANCES,
+    Ending.SMALL_TRUST_REGION,
+    Ending.TRUST_REGION_AT_TOLERANCE,
+    Ending.SMALLEST_TRUST_REGION,
+    Ending.SMALL_GRADIENT,
+    Ending.SMALL_GRADIENT_NORM,
+    Ending.NEXT_STEP_IS_NAN,
+)
+_REFUSALS = ValueError, TypeError, LookupError, NotImplementedError, tf.errors.OpError
+
+
+def is_doubtful(stage: Stage, run: Run) -> bool:
+    """Whether what is left has to be asked: not under constraints, where the gradient is not zero at the optimum, nor
+    where the gradient is small next to f, or as small as the user asked for."""
+    ending, accepted = run.result.get("ending"), run.accepted
+    if ending not in _MAY_NOT_BE or stage.constraints or stage.method.derivatives == "jacobian":
+        return False
+    if accepted.jac is None or not rests_on_gradient(ending, stage.method.name):
+        return True
+    size = np.linalg.norm(accepted.jac) * max(1.0, np.linalg.norm(accepted.x))
+    return not stage.has_own_tolerances and bool(size > LITTLE * abs(accepted.fun))
+
+
+def left_to_gain(objective: BoundObjective, x: np.ndarray, bounds: Bounds | None) -> OptimizeResult:
+    """What `remaining_gain` finds, in double precision where the model can be computed in it.
+
+    Args:
+        objective: f.
+        x: The point, float64 of shape `(n,)`.
+        bounds: Those of the stage, or `None`.
+
+    Returns:
+        Its result, with `nfev`, the evaluations, and `is_little`. Without a result where f has no derivatives.
+    """
+    try:
+        answers = _Answers(objective.variant(float64=True, curvature="exact", copies=False, checks_cut=False))
+        found = _answered(remaining_gain(x, bounds), answers)
+    except _REFUSALS:
+        answers = _Answers(objective)
+        found = _answered(remaining_gain(objective.parameters.round(x), bounds), answers)
+    share = LITTLE * abs(found.fun + found.gain)
+    if found.gain > share:
+        share = max(share, _NOTHING * abs(answers.value(_without_matrices(objective.parameters, x))))
+    found.update(nfev=answers.nfev, nhev=answers.nhev, is_little=bool(found.gain <= share))
+    return found
+
+
+def tell(run: Run, found: OptimizeResult, dtype: str) -> None:
+    """Makes the result of a run say what is left to gain.
+
+    Args:
+        run: The run, which has ended.
+        found: What is left.
+        dtype: The precision f is computed in.
+    """
+    result, ending = run.result, run.result.ending
+    result.remaining_gain = found.gain
+    if found.is_little and ending is Ending.NEXT_STEP_IS_NAN:
+        _end(result, Ending.NOTHING_LEFT)
+    elif not found.is_little and result.success:
+        reason, _, what_next = result.message.removeprefix("Converged: ").partition(". ")
+        if ending is Ending.RESOLUTION:
+            reason = f"{dtype} cannot show further progress"
+            what_next = _IN_FLOAT64 if dtype != "float64" else _BY_ANOTHER_METHOD
+        elif dtype != "float64":
+            what_next = what_next.replace(" goes further", f' goes further, with precision="float64" where {dtype} hides it')
+        share = found.gain / abs(found.fun + found.gain)
+        _end(result, Ending.PROGRESS_LEFT, reason=reason, share=f"{100 * share:.2g} %", what_next=what_next)
+
+
+_IN_FLOAT64 = 'precision="float64" goes on'
+_BY_ANOTHER_METHOD = "Another method goes on, such as SSBroyden or NewtonCG"
+
+
+def _end(result, ending, **words):
+    message = ending.message(**words)
+    result.update(ending=ending, success=ending.success, status=ending.status, message=message)
+
+
+class _Answers:
+    """Answers `remaining_gain`, and counts."""
+
+    def __init__(self, objective):
+        self._objective = objective
+        self._has_products = True
+        self.nfev = self.nhev = 0
+
+    def value(self, x):
+        self.nfev += 1
+        return self._objective.evaluate(x, gradient=False).fun
+
+    def gradient(self, x):
+        self.nfev += 1
+        evaluation = self._objective.evaluate(x)
+        return evaluation.fun, evaluation.jac
+
+    def product(self, x, p):
+        """The exact one; where an operation has no second derivative, the difference quotient of gradients."""
+        if self._has_products:
+            self.nhev += 1
+            try:
+                return self._objective.products(x, p)
+            except _REFUSALS:
+                self._has_products = False
+        h = 1e-5 * max(1.0, np.abs(x).max()) / np.abs(p).max()
+        return (self.gradient(x + h * p)[1] - self.gradient(x - h * p)[1]) / (2 * h)
+
+
+def _answered(solver, answers):
+    answer = None
+    while True:
+        try:
+            request = solver.send(answer)
+        except StopIteration as end:
+            return end.value
+        if isinstance(request, HessianProduct):
+            answer = answers.product(request.x, request.p)
+        elif isinstance(request, EvaluateWithGradient):
+            answer = answers.gradient(request.x)
+        else:
+            answer = answers.value(request.x)
+
+
+def _without_matrices(parameters, x):
+    """x with zeros for kernels and embeddings: a model that tells no row from another."""
+    pieces = [piece * (piece.ndim < 2) for piece in parameters.split(x)]
+    return np.concatenate([piece.ravel() for piece in pieces])
