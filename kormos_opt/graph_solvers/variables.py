@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 POINT = "position", "objective_value", "objective_gradient"  # what every solver in the graph remembers: x, f, gradient
 SEEDS = 64  # seed generators whose states there is room for at first: Keras's files do not keep them
+RUNS, IN_FLOAT64 = 1, 2  # `is_running`
 OPTIONS = {"gtol": 1e-5, "ftol": 2.2e-9, "xtol": 0.0, "maxiter": None, "maxfun": None}
 """What every solver in the graph takes: how small the gradient, the last reduction of f and the last step shall be, and
 how many iterations and evaluations there may be."""
@@ -27,6 +28,7 @@ class GraphSolverVariables(NamedTuple):
         is_running: 1 while a run can go on from here, 2 where its f is computed in double precision by then.
         seeds: The states of the seed generators, of shape `(room, 2)`.
         scale: The units of the weights, of shape `(n,)`; zeros before a run.
+        nhev: How many Hessian-vector products.
     """
 
     state: dict[str, keras.Variable]
@@ -35,6 +37,7 @@ class GraphSolverVariables(NamedTuple):
     is_running: keras.Variable
     seeds: keras.Variable
     scale: keras.Variable
+    nhev: keras.Variable
 
     @classmethod
     def make(
@@ -52,7 +55,8 @@ class GraphSolverVariables(NamedTuple):
         counters = {name: add_variable((), dtype="int64", name=name) for name in ("nit", "nfev", "is_running")}
         seeds = add_variable((max(seeds, SEEDS), 2), dtype="int64", name="seeds")
         scale = add_variable(specs["position"].shape, dtype="float32", name="x_scale")  # powers of two
-        return cls(state, **counters, seeds=seeds, scale=scale)
+        nhev = add_variable((), dtype="int64", name="nhev")
+        return cls(state, **counters, seeds=seeds, scale=scale, nhev=nhev)
 
     def fit(self, specs: Mapping[str, ArraySpec], dtype: str) -> bool:
         """Whether they are for a solver that remembers this, in this precision."""
@@ -62,7 +66,7 @@ class GraphSolverVariables(NamedTuple):
     @property
     def all(self) -> list[keras.Variable]:
         """All of them."""
-        return [*self.state.values(), self.nit, self.nfev, self.is_running, self.seeds, self.scale]
+        return [*self.state.values(), self.nit, self.nfev, self.is_running, self.seeds, self.scale, self.nhev]
 
 
 def vector_dtype(variables, precision: str) -> str:
@@ -72,5 +76,5 @@ def vector_dtype(variables, precision: str) -> str:
         variables: The trainable variables.
         precision: That of the optimizer.
     """
-    is_fine = precision == "float64" or any(variable.dtype == "float64" for variable in variables)
+    is_fine = precision in ("float64", "auto") or any(variable.dtype == "float64" for variable in variables)
     return "float64" if is_fine else "float32"

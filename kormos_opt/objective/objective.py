@@ -55,9 +55,9 @@ class ObjectiveSettings(NamedTuple):
     checks_cut: bool = True
 
     @classmethod
-    def of(cls, optimizer) -> "ObjectiveSettings":
-        """Those of an optimizer."""
-        return cls(optimizer.precision == "float64", optimizer.batch_size, optimizer.curvature)
+    def of(cls, optimizer, is_in_float64: bool = False) -> "ObjectiveSettings":
+        """Those of an optimizer, and of a run whose `precision="auto"` is float64 by now."""
+        return cls(optimizer.precision == "float64" or is_in_float64, optimizer.batch_size, optimizer.curvature)
 
     def prepared(self, data: FullBatch, replicas: Replicas | None) -> FullBatch:
         """The data in float64 where f is, once for all evaluations, if that takes an eighth of the memory at most."""
@@ -73,6 +73,7 @@ class Objective:
     """f(x) for one model, complete once `build` has made it.
 
     Attributes:
+        settings: How it is evaluated.
         replicas: Those of the model's strategy, `None` if it has none.
         passes: The passes, by what they add up.
         terms: What one chunk contributes.
@@ -86,7 +87,7 @@ class Objective:
 
     def __init__(self, model, settings, replicas, structure, terms, state, passes, rows_done, graph, rows):
         self._model = model
-        self._settings = settings
+        self.settings = settings
         self._structure = structure
         self.replicas = replicas
         self.terms = terms
@@ -155,7 +156,7 @@ class Objective:
         """Whether it is that of the model as it is now, with these settings, for data like this."""
         return (
             self.parameters.ids == [id(variable) for variable in model.trainable_variables]
-            and self._settings == settings
+            and self.settings == settings
             and self._structure == _structure_of(data, self.replicas)
         )
 
@@ -167,7 +168,7 @@ class Objective:
         """
         rows = tf.constant(_all_rows(data, self.replicas), tf.float64)
         starting_point.check_weights(self.parameters)
-        data = self._settings.prepared(data, self.replicas)
+        data = self.settings.prepared(data, self.replicas)
         self._measure(data, rows)
         return BoundObjective(self, data, rows)
 
@@ -180,7 +181,7 @@ class Objective:
         """
         key = "variant", *sorted(settings.items())
         if key not in self.traces:
-            self.traces[key] = Objective.build(self._model, self._settings._replace(**settings), data, self.replicas)
+            self.traces[key] = Objective.build(self._model, self.settings._replace(**settings), data, self.replicas)
         return self.traces[key].bind(data)
 
     def residuals_of(self, bound: BoundObjective) -> Residuals:
@@ -203,7 +204,7 @@ class Objective:
 
     def _measure(self, data, rows):
         """With `batch_size="auto"`, once: chunks as large as the memory takes, for data in whole tensors."""
-        if self._settings.batch_size != "auto" or self._measured or isinstance(data, BatchList):
+        if self.settings.batch_size != "auto" or self._measured or isinstance(data, BatchList):
             return
         self._measured = True
         denominators = tf.ones((self.terms.counted_losses,), tf.float64)

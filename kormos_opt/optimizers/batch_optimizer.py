@@ -41,7 +41,8 @@ class BatchOptimizer(OwnedByOneModel, RemembersSolver):
         cache: Whether the training data is kept in memory: `True`, `False` (every evaluation reads the input pipeline
             anew), or `"auto"` (kept, up to half of the machine's memory). Defaults to `"auto"`.
         precision: `"model"` evaluates the objective in the dtypes of the model, `"float64"` in double precision; the
-            weights keep their dtype. Defaults to `"model"`.
+            weights keep their dtype. `"auto"` begins as the model and goes on in double precision, in the same fit,
+            where rounding hides progress that can still be made. Defaults to `"model"`.
         save_memory: Whether files carry what the solver knows, so that a fit goes on from them with the very same
             iterates: `True`, `False`, or `"auto"` (up to 256 MiB). L-BFGS knows 2 m n numbers, for m pairs and n
             weights, SSBroyden and SSBFGS n^2; the other methods of scipy cannot be saved in the middle. Defaults to
@@ -57,6 +58,8 @@ class BatchOptimizer(OwnedByOneModel, RemembersSolver):
             does to the loss, all but `None` look for a longer one first. Numbers are rounded to powers of two, which
             loses no digit. Weights, bounds, constraints, results and files stay in your units; `gtol` is for the scaled
             gradient. Defaults to `"auto"`.
+        polish: Whether a fit that stops although something is left to gain is finished by truncated Newton steps in
+            double precision, ten at most; each is an iterate. Defaults to `False`.
         **kwargs: Nothing. Settings of Keras's stochastic optimizers are refused with the reason.
 
     Raises:
@@ -87,10 +90,11 @@ class BatchOptimizer(OwnedByOneModel, RemembersSolver):
         dtype: str = "float64",
         iterations_per_epoch: int = 1,
         cache: bool | Literal["auto"] = "auto",
-        precision: Literal["model", "float64"] = "model",
+        precision: Literal["model", "float64", "auto"] = "model",
         save_memory: bool | Literal["auto"] = "auto",
         curvature: Literal["exact", "gauss-newton"] = "exact",
         x_scale: float | Sequence[float] | np.ndarray | Literal["auto", "inputs", "jac"] | None = "auto",
+        polish: bool = False,
         **kwargs: Never,
     ):
         for argument, value in kwargs.items():
@@ -105,6 +109,7 @@ class BatchOptimizer(OwnedByOneModel, RemembersSolver):
             save_memory=save_memory,
             curvature=curvature,
             x_scale=x_scale,
+            polish=polish,
         )
         super().__init__(learning_rate=1.0, name=name)
         self.iterations_per_epoch = iterations_per_epoch
@@ -114,6 +119,7 @@ class BatchOptimizer(OwnedByOneModel, RemembersSolver):
         self.precision = precision
         self.save_memory = save_memory
         self.curvature = curvature
+        self.polish = polish
         self.x_scale = x_scale if isinstance(x_scale, str) or x_scale is None else np.asarray(x_scale).tolist()
         self._untracked = _Untracked()
 
@@ -243,6 +249,7 @@ class BatchOptimizer(OwnedByOneModel, RemembersSolver):
             "save_memory": self.save_memory,
             "curvature": self.curvature,
             "x_scale": self.x_scale,
+            "polish": self.polish,
         }
 
 

@@ -21,6 +21,7 @@ class _OtherSettings(TypedDict, total=False):
     dtype: str
     save_memory: bool | Literal["auto"]
     x_scale: float | Sequence[float] | np.ndarray | Literal["auto", "inputs", "jac"] | None
+    polish: bool
 
 
 _METHODS_OF_ENGINES = {
@@ -46,7 +47,7 @@ class LBFGS(NamedOptimizer):
         iterations_per_epoch: Solver iterations that make one Keras epoch. Defaults to `1`.
         batch_size: Rows that are evaluated at a time. Defaults to `None`: chosen to bound memory.
         cache: Whether the training data is kept in memory. Defaults to `"auto"`: up to half of the machine's.
-        precision: `"model"` or `"float64"`. Defaults to `"model"`.
+        precision: `"model"`, `"float64"` or `"auto"`. Defaults to `"model"`.
         name: Name of the optimizer. Defaults to `"lbfgs"`.
         engine: `"scipy"`, L-BFGS-B; `"graph"`, L-BFGS wholly inside the graph, an epoch in one call, under XLA one
             program; `"tfp"`, that of TensorFlow Probability with the Hager-Zhang line search; or `"auto"`: graph where
@@ -83,7 +84,7 @@ class LBFGS(NamedOptimizer):
         iterations_per_epoch: int = 1,
         batch_size: int | Literal["auto"] | None = None,
         cache: bool | Literal["auto"] = "auto",
-        precision: Literal["model", "float64"] = "model",
+        precision: Literal["model", "float64", "auto"] = "model",
         name: str | None = "lbfgs",
         engine: Literal["scipy", "graph", "tfp", "auto"] = "scipy",
         **kwargs: Unpack[_OtherSettings],

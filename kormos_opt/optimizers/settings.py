@@ -18,14 +18,24 @@ class Settings(TypedDict, total=False):
     dtype: str
     iterations_per_epoch: int
     cache: bool | Literal["auto"]
-    precision: Literal["model", "float64"]
+    precision: Literal["model", "float64", "auto"]
     save_memory: bool | Literal["auto"]
     curvature: Literal["exact", "gauss-newton"]
     x_scale: float | Sequence[float] | np.ndarray | Literal["auto", "inputs", "jac"] | None
+    polish: bool
 
 
 def check_settings(
-    iterations_per_epoch, batch_size, max_cache_entries, dtype, cache, precision, save_memory, curvature, x_scale
+    iterations_per_epoch,
+    batch_size,
+    max_cache_entries,
+    dtype,
+    cache,
+    precision,
+    save_memory,
+    curvature,
+    x_scale,
+    polish,
 ) -> None:
     """Raises `ValueError` for a setting that is none of those that `BatchOptimizer` names."""
     if not is_positive_integer(iterations_per_epoch):
@@ -38,8 +48,10 @@ def check_settings(
         raise ValueError(f"Expected float64, in which scipy computes. Received: dtype={dtype!r}. Leave it out.")
     if not (isinstance(cache, bool) or cache == "auto"):
         raise ValueError(f'Expected True, False or "auto". Received: cache={cache!r}.')
-    if precision not in ("model", "float64"):
-        raise ValueError(f'Expected "model" or "float64". Received: precision={precision!r}.')
+    if precision not in ("model", "float64", "auto"):
+        raise ValueError(f'Expected "model", "float64" or "auto". Received: precision={precision!r}.')
+    if not isinstance(polish, bool):
+        raise ValueError(f"Expected True or False. Received: polish={polish!r}.")
     if not (isinstance(save_memory, bool) or save_memory == "auto"):
         raise ValueError(f'Expected True, False or "auto". Received: save_memory={save_memory!r}.')
     if curvature not in ("exact", "gauss-newton"):

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import keras
 import numpy as np
 
-from kormos_opt.graph_solvers.variables import GraphSolverVariables, vector_dtype
+from kormos_opt.graph_solvers.variables import IN_FLOAT64, GraphSolverVariables, vector_dtype
 from kormos_opt.objective.model_state import ModelState
 from kormos_opt.solvers.base import ArraySpec
 from kormos_opt.training.memory import RunMemory
@@ -80,6 +80,13 @@ class RemembersSolver(keras.optimizers.Optimizer):
     def loaded_memory(self) -> RunMemory | None:
         """What a file has brought and no run has taken yet."""
         return self._memory.loaded_arrays
+
+    def loads_float64(self) -> bool:
+        """Whether a file has brought a run whose f is computed in double precision by then."""
+        if self.loaded_memory is not None:
+            return bool(self.loaded_memory.float64)
+        variables = self._memory.variables
+        return variables is not None and int(variables.is_running.numpy()) == IN_FLOAT64
 
     def take_loaded_memory(self) -> RunMemory | None:
         """The same. It is gone here afterwards."""

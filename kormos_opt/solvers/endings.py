@@ -31,6 +31,7 @@ class Ending(Enum):
     RESOLUTION = "Converged: the next step would change the loss by less than {dtype} can show{further}", True, 0
     ZERO_LOSS = "Converged: the loss is zero, as far as float64 can tell it from that of the first weights", True, 0
     ALL_FIXED = "Converged: the bounds leave every weight exactly one value", True, 0
+    POLISHED = "Converged: truncated Newton steps ({steps}) have left little to gain", True, 0
     NOTHING_LEFT = "Converged: the arithmetic of the method is at its limits, and nothing is left to gain", True, 0
     PROGRESS_LEFT = "Stopped: {reason}, though about {share} of the loss can be gained. {what_next}", False, 2
     LIMIT = "Stopped: {option} is reached. A larger value goes further", False, 1

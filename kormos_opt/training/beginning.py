@@ -129,6 +129,7 @@ class Beginning:
             run = SolverRun.from_memory(solver, self._answers, evaluation, memory, method.name)
         run.keeps_memory = bool(self._kept)
         run.scale = scale
+        run.is_in_float64 = self._is_in_float64
         self._optimizer.watch(run)
         return run
 
@@ -141,8 +142,15 @@ class Beginning:
         if key not in traces:
             traces[key] = GraphStep(method, variables, options, self._resolution(ends_at_resolution))
         run = GraphRun(self._answers, traces[key], variables, method, options["gtol"], lambda: self.scale(method))
+        run.is_in_float64 = self._is_in_float64
+        if self._before is not None:
+            run.go_on_from(self._before, self._evaluation)
         self._optimizer.watch(run)
         return run
+
+    @property
+    def _is_in_float64(self):
+        return self._optimizer.precision == "auto" and self._objective.settings.float64
 
     def _resolution(self, ends_there):
         return precision.resolution(self._objective.dtype) if ends_there else None

@@ -75,6 +75,8 @@ class Fit:
         self._is_new_epoch = True
         self._changed_at = -1  # the iteration before which f was last seen to have changed
         self.has_no_row = self.is_pretraining = False
+        if progress.run is None or progress.run.is_superseded:
+            progress.is_in_float64 = optimizer.loads_float64()
         self._take_objective()
         self._weights = self._objective.parameters.ravel()
 
@@ -96,8 +98,9 @@ class Fit:
             self._begin_stage()
             moved += self._iterate(iterations - moved)
             if progress.run.result is not None and not self._goes_on_elsewhere():
-                self._judge()
-                progress.end_stage(progress.run.result)
+                moved += self._judge()
+                if progress.run.result is not None:
+                    progress.end_stage(progress.run.result)
         progress.count_epoch()
         self._optimizer.iterations.assign_add(moved)
         if progress.has_ended:
@@ -174,6 +177,9 @@ class Fit:
         if reason is not None:
             if reason.message is not None and self._optimizer.loaded_memory is None:
                 _log.warning(reason.message)
+            if progress.is_in_float64 and progress.run is not None and not progress.run.is_superseded:
+                progress.is_in_float64 = False
+                self._take_objective()
             progress.reason = Reason.FIRST
             begins = self._is_first_epoch or progress.has_ended
             if begins:
@@ -203,10 +209,11 @@ class Fit:
             self._state = self._objective.state.save()
         return moved
 
-    def _start(self, pretrain, start=None):
-        """A new run of the stage; with `start`, the evaluation there, it goes on counting."""
+    def _start(self, pretrain, start=None, before=None):
+        """A new run of the stage; with `start`, the evaluation there, it goes on counting after `before`."""
         progress = self._progress
-        before = None if start is None else progress.run
+        if start is not None and before is None:
+            before = progress.run
         progress.close()
         self.forget()
         if pretrain and progress.stage.pretrain_fn is not None:
@@ -285,15 +292,38 @@ class Fit:
         return True
 
     def _judge(self):
-        """A run has ended: it is called "Converged" only where little is left to gain."""
-        run, stage = self._progress.run, self._progress.stage
-        if not is_doubtful(stage, run):
-            return
+        """A run has ended: it is called "Converged" only where little is left to gain. Else it goes on, if it may.
+
+        Returns how many iterates that has brought.
+        """
+        run, stage, dtype = self._progress.run, self._progress.stage, self._objective.objective.dtype
+        may_escalate = self._optimizer.precision == "auto" and dtype != "float64"
+        if not is_doubtful(stage, run, may_escalate or self._optimizer.polish):
+            return 0
         limits = bounds.resolve(stage.bounds, self._objective.parameters, stage.method)
+        found, moved = self._left_to_gain(run, limits), 0
+        while self._optimizer.polish and not (may_escalate or found.is_little) and moved < POLISHING:
+            run.accept(self._objective.evaluate(found.x))
+            moved += 1
+            found = self._left_to_gain(run, limits)
+        if moved and found.is_little:
+            run.result = run.ended(Ending.POLISHED, steps=moved)
+        tell(run, found, dtype)
+        if may_escalate and not found.is_little:
+            self._go_on_in_float64(run, dtype)
+        return moved
+
+    def _left_to_gain(self, run, limits):
         found = left_to_gain(self._objective, run.accepted.x, limits)
         self._objective.parameters.assign(run.accepted.x)
         run.count(found.nfev, found.nhev)
-        tell(run, found, self._objective.objective.dtype)
+        return found
+
+    def _go_on_in_float64(self, run, dtype):
+        self._warn("float64", _IN_FLOAT64.format(dtype, run.nit))
+        self._progress.is_in_float64 = True
+        self._take_objective()
+        self._start(pretrain=False, start=self._objective.evaluate(run.accepted.x), before=run)
 
     def _logs(self):
         progress, run = self._progress, self._progress.run
@@ -311,6 +341,11 @@ class Fit:
 
 
 GOES_ON = "fit goes on from here"
+POLISHING = 10  # truncated Newton steps at most
+_IN_FLOAT64 = (
+    "{} hides progress that can still be made after {} iterations: the fit goes on in float64 from here, which takes "
+    "longer for each evaluation."
+)
 AFTER_AN_ERROR = "another fit starts afresh", "Interrupted by an error"
 _ANEW = (
     "The objective was changed in the middle of the fit ({}). The loss and its gradient are taken anew at the weights "

@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from kormos_opt.data.full_batch import WholeTensors
 from kormos_opt.evaluation import Evaluation
-from kormos_opt.graph_solvers.variables import POINT
+from kormos_opt.graph_solvers.variables import IN_FLOAT64, POINT, RUNS
 from kormos_opt.solvers.endings import Ending, words_of
 from kormos_opt.solvers.first_step import visible_length
 from kormos_opt.training.graph_step import ENDINGS
@@ -71,6 +71,22 @@ class GraphRun(Run):
     def _dtype(self) -> str:
         return self._state["objective_gradient"].dtype
 
+    def go_on_from(self, before: Run, evaluation: Evaluation) -> None:
+        """Goes on where another run over the same variables has ended, with another f.
+
+        Args:
+            before: The other run.
+            evaluation: That of the new f where `before` has ended.
+        """
+        self.nit, self.nfev, self.nhev, self.scale = before.nit, before.nfev, before.nhev, before.scale
+        self.takes_anew(evaluation)
+
+    def count(self, nfev: int, nhev: int) -> None:
+        """In the variables too, for a run that goes on from here in double precision."""
+        super().count(nfev, nhev)
+        self._variables.nfev.assign(self.nfev)
+        self._variables.nhev.assign(self.nhev)
+
     def close(self) -> None:
         """Says in the variables that this run does not go on, unless they are those of another run by now."""
         if not self.is_superseded:
@@ -88,7 +104,7 @@ class GraphRun(Run):
             state["objective_gradient"] = state["objective_gradient"] * self._scale_of_gradient
             for name, value in self._method.renew(state).items():
                 self._state[name].assign(value)
-        variables.is_running.assign(1)
+        self._say_that_it_runs()
         self.result = None
         self._take(evaluation._replace(jac=rounded(evaluation.jac, self._dtype)))
         return True
@@ -163,8 +179,13 @@ class GraphRun(Run):
         self._variables.scale.assign(self.scale)
         self._step.begin(evaluation)
         self._variables.nfev.assign(self.nfev)
+        self._variables.nhev.assign(0)
+        self._say_that_it_runs()
         self._keep_seeds()
         self._take(evaluation._replace(jac=rounded(evaluation.jac, self._dtype)))
+
+    def _say_that_it_runs(self):
+        self._variables.is_running.assign(IN_FLOAT64 if self.is_in_float64 else RUNS)
 
     def _find_first_step(self, x, resolution):
         search = visible_length(x, self.scale, resolution)
@@ -191,7 +212,9 @@ class GraphRun(Run):
         evaluation = evaluation_at(self._objective, *self._point(), variables.seeds.numpy(), self._dtype)
         if evaluation is None:
             return False
-        self.nit, self.nfev = int(variables.nit.numpy()), int(variables.nfev.numpy())
+        self.nit, self.nfev, self.nhev = (
+            int(counter.numpy()) for counter in (variables.nit, variables.nfev, variables.nhev)
+        )
         scale = variables.scale.numpy().astype("float64")
         self.scale = np.where(scale == 0, 1.0, scale)  # files that had none
         self._take(evaluation._replace(jac=rounded(evaluation.jac, self._dtype)))

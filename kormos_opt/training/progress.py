@@ -54,10 +54,12 @@ class Progress:
         nhev: Hessian-vector products of the stages before it.
         messages: Why stages ended.
         result: The result of the stage that ended last.
+        is_in_float64: Whether f is computed in double precision by now, with `precision="auto"`.
     """
 
     def __init__(self, reason: Reason = Reason.FIRST):
         self.run: Run | None = None
+        self.is_in_float64 = False
         self.reason = reason
         self.begin(())
 

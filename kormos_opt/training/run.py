@@ -104,6 +104,13 @@ class Run:
     def _seconds_per_evaluation(self):
         return self._timed[0] / self._timed[1] if self._timed is not None and self._timed[1] else None
 
+    def accept(self, evaluation: Evaluation) -> None:
+        """Takes an iterate that the solver has not made: its run has ended."""
+        result = self.result
+        self._take(evaluation)
+        self.nit += 1
+        result.update(x=evaluation.x, fun=evaluation.fun, jac=evaluation.jac, nit=result.get("nit", 0) + 1)
+
     def count(self, nfev: int, nhev: int) -> None:
         """Counts what was asked after the end, in the result too."""
         self.nfev += nfev

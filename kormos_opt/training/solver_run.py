@@ -50,6 +50,7 @@ class SolverRun(Run):
     ):
         super().__init__(answers, method)
         self.arrays = arrays
+        self._is_from_memory = False
         self._solver = solver
         self._request = None
         self._evaluations = RecentEvaluations()
@@ -80,6 +81,7 @@ class SolverRun(Run):
         run._begin(start)
         run._first_largest = float(memory.first_largest)
         run.nit, run.nfev, run.nhev = (int(count) for count in memory.counts)
+        run._is_from_memory = True
         return run
 
     def memory(self) -> RunMemory | None:
@@ -145,6 +147,8 @@ class SolverRun(Run):
 
     def _complete(self):
         result, accepted = self.result, self.accepted
+        if self._is_from_memory:  # the solver may count from where f was last taken anew
+            result.update(nit=self.nit, nfev=self.nfev, njev=self.nfev)
         rests_on_step = result.pop("rests_on_step", False)
         result.update(x=accepted.x, fun=accepted.fun, method=self.method)
         unsaid = {"success": False, "status": 1, "message": "The solver has ended", "nit": self.nit, "nfev": self.nfev}

@@ -225,7 +225,7 @@ class TrainFunction:
     def _bind(self):
         """The objective of the model as it is now, with the data of the fit that runs."""
         data = self._session.data
-        settings = ObjectiveSettings.of(self._optimizer)
+        settings = ObjectiveSettings.of(self._optimizer, self._progress.is_in_float64)
         if self._objective is None or not self._objective.suits(self._model, settings, data):
             self._progress.close(self._progress.reason)
             self._objective = None

@@ -36,14 +36,25 @@ _MAY_NOT_BE = (
     Ending.SMALL_GRADIENT_NORM,
     Ending.NEXT_STEP_IS_NAN,
 )
+_STUCK = Ending.NO_BETTER_POINT, Ending.NO_PREDICTED_IMPROVEMENT, Ending.ONLY_SHORT_STEPS
 _REFUSALS = ValueError, TypeError, LookupError, NotImplementedError, tf.errors.OpError
 
 
-def is_doubtful(stage: Stage, run: Run) -> bool:
+def is_doubtful(stage: Stage, run: Run, may_go_on: bool) -> bool:
     """Whether what is left has to be asked: not under constraints, where the gradient is not zero at the optimum, nor
-    where the gradient is small next to f, or as small as the user asked for."""
+    where the gradient is small next to f, or as small as the user asked for.
+
+    Args:
+        stage: The stage.
+        run: Its run, which has ended.
+        may_go_on: Whether the fit can go on by other means. Then it asks after ends without success too.
+    """
     ending, accepted = run.result.get("ending"), run.accepted
-    if ending not in _MAY_NOT_BE or stage.constraints or stage.method.derivatives == "jacobian":
+    if stage.constraints or stage.method.derivatives == "jacobian":
+        return False
+    if may_go_on and ending in _STUCK:
+        return True
+    if ending not in _MAY_NOT_BE:
         return False
     if accepted.jac is None or not rests_on_gradient(ending, stage.method.name):
         return True
@@ -62,12 +73,14 @@ def left_to_gain(objective: BoundObjective, x: np.ndarray, bounds: Bounds | None
     Returns:
         Its result, with `nfev`, the evaluations, and `is_little`. Without a result where f has no derivatives.
     """
+    if objective.objective.dtype != "float64":
+        x = objective.parameters.round(x)
     try:
         answers = _Answers(objective.variant(float64=True, curvature="exact", copies=False, checks_cut=False))
         found = _answered(remaining_gain(x, bounds), answers)
     except _REFUSALS:
         answers = _Answers(objective)
-        found = _answered(remaining_gain(objective.parameters.round(x), bounds), answers)
+        found = _answered(remaining_gain(x, bounds), answers)
     share = LITTLE * abs(found.fun + found.gain)
     if found.gain > share:
         share = max(share, _NOTHING * abs(answers.value(_without_matrices(objective.parameters, x))))
