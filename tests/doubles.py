@@ -59,13 +59,17 @@ class NumpyObjective(NumpyAnswers):
         self.parameters = FlatParameters([keras.Variable(np.array(x0, "float64"), dtype="float64", name="x")])
         self.moved = 0
         self.names = []
-        self.objective = SimpleNamespace(outside=self, dtype="float64", log_names=set())
+        settings = SimpleNamespace(float64=True)
+        self.objective = SimpleNamespace(outside=self, dtype="float64", log_names=set(), settings=settings)
         self.state = self
-        self.may_change_unseen = False
+        self.may_change_unseen, self.random_operations = False, []
 
     def evaluate(self, x, gradient=True):
         self.parameters.assign(x)
         return super().evaluate(x, gradient)
+
+    def variant(self, **settings):
+        return self
 
     def save(self):
         return self.moved

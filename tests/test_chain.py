@@ -11,7 +11,7 @@ from tests.helpers import flat_weights, from_file
 from tests.problems import compiled, linear, network, regression
 
 X, Y = regression(rows=64)
-CLOSED_FORM = np.linalg.lstsq(np.hstack([X, np.ones((64, 1))]), Y[:, 0])[0]
+CLOSED_FORM = np.linalg.lstsq(np.hstack([X, np.ones((64, 1))]), Y[:, 0], rcond=None)[0]
 
 
 def adam(**settings):

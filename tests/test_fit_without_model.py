@@ -23,6 +23,7 @@ class Optimizer:
 
     iterations_per_epoch = 1
     loaded_memory = None
+    precision, polish, x_scale = "model", False, None
 
     def __init__(self, *stages):
         self.stages = stages
@@ -37,6 +38,9 @@ class Optimizer:
 
     def record(self, result):
         self.result = result
+
+    def loads_float64(self):
+        return False
 
     def watch(self, run):
         """Files are none of its business."""
@@ -65,7 +69,10 @@ class Fitted:
         return self
 
     def _begin(self, stage, answers, evaluation, before):
-        return stage.begin(Beginning(self.model, self.optimizer, answers, evaluation, before))
+        return stage.begin(Beginning(self.model, self.optimizer, answers, evaluation, before, self.warn))
+
+    def warn(self, topic, message):
+        self.warnings.append(message)
 
     def epochs(self, count):
         return [self.fit.epoch(1)["loss"] for _ in range(count)]

@@ -60,14 +60,16 @@ def test_the_table_is_what_scipy_allocates(name, constrained):
     if tuple(map(int, scipy.__version__.split(".")[:2])) < (1, 17):
         assert matrices <= 1.1 * listed + 0.5  # older versions take less, or hide it in Fortran
     elif name in OF_SCIPY_ALONE:
-        assert abs(matrices - OF_SCIPY_ALONE[name]) <= 0.5
+        fewest, most = OF_SCIPY_ALONE[name]
+        assert fewest - 0.5 <= matrices <= most + 0.5
         assert listed >= matrices + 3
     else:
         assert 0.9 * listed - 1 <= matrices <= 1.1 * listed + 0.5
 
 
-# The Hessian itself, the unit vectors it is made of and its blocks are ours: about three more.
-OF_SCIPY_ALONE = {"dogleg": 1.9, "trust-exact": 3.0}
+# The Hessian itself, the unit vectors it is made of and its blocks are ours: about three more. scipy 1.18 took one more
+# for dogleg than 1.17.
+OF_SCIPY_ALONE = {"dogleg": (1.9, 2.9), "trust-exact": (3.0, 3.0)}
 
 
 def test_what_trust_krylov_allocates_is_never_touched():

@@ -1,9 +1,11 @@
 """Export, saving, pickling and copying of compiled and trained models, with both engines and in the middle of a fit."""
 
 import copy
+import inspect
 import pickle
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import keras
@@ -171,7 +173,12 @@ FILES = Path(__file__).parent / "files"
 )
 def test_files_of_earlier_versions_load(name, stages):
     """Written when every module stood at the root of the package; the memory of tfp goes on where it was."""
-    model = keras.models.load_model(FILES / f"{name}_0.1.keras")
+    path = FILES / f"{name}_0.1.keras"
+    with zipfile.ZipFile(path) as file:
+        knows_layers = "quantization_config" in inspect.signature(keras.layers.Dense).parameters
+        if "quantization_config" in file.read("config.json").decode() and not knows_layers:
+            pytest.skip("A later Keras has written the file: this one does not know an argument of its layers.")
+    model = keras.models.load_model(path)
     assert [stage.name for stage in model.optimizer.stages] == stages
     x = np.linspace(-1, 1, 20).reshape(-1, 1)
     y = 3 * x + np.sin(3 * x)

@@ -109,6 +109,16 @@ def has_known_rows(model: keras.Model) -> bool:
     ) and all(isinstance(operation, keras.Layer) for operation in operations)
 
 
+def function_of_loss(loss: keras.losses.Loss) -> tuple:
+    """The function that a loss of Keras wraps, and its arguments; `None` and none for a loss of another kind."""
+    return getattr(loss, "fn", None), getattr(loss, "_fn_kwargs", {})
+
+
+def are_probabilities(outputs) -> bool:
+    """Whether these are the outputs of a sigmoid or a softmax of Keras."""
+    return hasattr(outputs, "_keras_logits")
+
+
 def has_mask(outputs) -> bool:
     """Whether a layer has told which entries of its outputs are valid."""
     return getattr(outputs, "_keras_mask", None) is not None

@@ -9,8 +9,8 @@ import threading
 
 import keras
 import tensorflow as tf
+from keras.src import backend
 from keras.src.backend import AutocastScope, get_autocast_scope
-from keras.src.backend.tensorflow import nn as tensorflow_nn
 from keras.src.losses import loss as loss_module
 
 
@@ -195,7 +195,7 @@ def twice_differentiable():
         variance = tf.reduce_mean(tf.math.squared_difference(x, mean), axes, keepdims=keepdims)
         return (mean if keepdims else tf.squeeze(mean, axes)), variance
 
-    with replaced(tensorflow_nn, "_compute_moments", moments):
+    with replaced(backend.nn, "_compute_moments", moments):
         yield
 
 

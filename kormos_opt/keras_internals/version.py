@@ -1,6 +1,7 @@
 """Which versions of Keras the patches fit."""
 
 import inspect
+import warnings
 
 from keras.src.backend.tensorflow.trainer import TensorFlowTrainer
 
@@ -19,15 +20,20 @@ _SIGNATURES = {
 
 
 def check_version(version: str) -> None:
-    """Raises `ImportError` for a version of Keras outside `TESTED`, or one whose methods take other arguments.
+    """Raises `ImportError` for a version of Keras before `TESTED`, or one whose methods take other arguments.
+
+    A later version whose methods take the arguments that we know is let through with a warning.
 
     Args:
         version: As in `keras.__version__`.
     """
     number = tuple(int(part) for part in version.split(".")[:2])
-    is_tested = TESTED[0] <= number <= TESTED[1] or ".dev" in version
+    is_late = number > TESTED[1] and ".dev" not in version
+    is_tested = TESTED[0] <= number or ".dev" in version
     changed = [name for name, expected in _SIGNATURES.items() if _arguments_of(name) != expected]
     if is_tested and not changed:
+        if is_late:
+            warnings.warn(_UNTESTED.format(version, *TESTED[1]), stacklevel=2)
         return
     (major, first), (_, last) = TESTED
     reason = f", whose {', '.join(changed)} takes other arguments" if changed else ""
@@ -36,6 +42,12 @@ def check_version(version: str) -> None:
         f"Received: keras {version}{reason}. "
         f'Install one of those: pip install "keras>={major}.{first},<{major}.{last + 1}"'
     )
+
+
+_UNTESTED = (
+    "kormos_opt was not tested with keras {}, which is later than {}.{}. Its methods take the arguments that are known, so "
+    "it goes on. Where something fails, install the earlier version."
+)
 
 
 def _arguments_of(name):

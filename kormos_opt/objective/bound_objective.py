@@ -87,6 +87,11 @@ class BoundObjective:
         """f of the same model and data, evaluated in another way: `ObjectiveSettings` that differ."""
         return self.objective.variant(self.data, **settings)
 
+    def misfits(self) -> np.ndarray:
+        """How many labels and outputs the losses are not defined for, of shape `(losses, 2)`."""
+        (counts,) = self._over("misfits", self.parameters.ravel()).sums
+        return counts.numpy()
+
     def may_have_unlike_inputs(self) -> bool:
         """Whether a look at the data leaves it possible that its columns are of different units."""
         return input_sizes.may_be_unlike(self.data, self.objective.replicas)

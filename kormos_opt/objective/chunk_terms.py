@@ -31,6 +31,7 @@ class ChunkTerms:
     Attributes:
         logs: The shapes and dtypes of the logs of the last chunk that was traced.
         counted_losses: How many losses of it are means over valid entries.
+        ranged_losses: Its losses that are not defined for all labels and outputs.
         is_doubtful: Whether Keras alone does not say how its losses add up over chunks.
     """
 
@@ -41,6 +42,7 @@ class ChunkTerms:
         self._bend = self._gauss_newton if curvature == "gauss-newton" else self._differentiate_twice
         self.logs = {}
         self.counted_losses = 0
+        self.ranged_losses = []
         self.is_doubtful = False
 
     @property
@@ -52,6 +54,7 @@ class ChunkTerms:
             "product": Quantity(self._product, lambda x, p: (p.shape,)),
             "products": Quantity(self._products, lambda x, p: (p.shape,)),
             "input_sizes": Quantity(self._input_sizes, lambda x: ((self.parameters.size,),)),
+            "misfits": Quantity(self._misfits, lambda x: ((len(self.ranged_losses), 2),)),
             "denominators": Quantity(self.denominators, lambda x: ((self.counted_losses,),)),
         }
 
@@ -72,6 +75,12 @@ class ChunkTerms:
         self._run_train_step(chunk, reductions)
         self.counted_losses = len(reductions.parts)
         return (tf.stack(reductions.parts) if reductions.parts else tf.zeros((0,), tf.float64),), {}
+
+    def _misfits(self, point, chunk, total_rows, loss_denominators):
+        """Labels and outputs that the losses are not defined for, counted."""
+        reductions, _ = _reductions(chunk, total_rows, loss_denominators, only_misfits=True)
+        self._run_train_step(chunk, reductions)
+        return (tf.reshape(tf.stack(reductions.misfits), (-1, 2)),), {}
 
     def _input_sizes(self, point, chunk, total_rows, loss_denominators):
         """The mean squares of the inputs of kernels that stand on the data."""
@@ -180,6 +189,7 @@ class ChunkTerms:
         with explained, compute, losses, corrected:
             record = train_step.run(self._model, precision.in_float64(chunk) if float64 else chunk)
         self.logs = keras.tree.map_structure(_spec, record.logs)
+        self.ranged_losses = reductions.ranged
         self.is_doubtful |= (
             reductions.may_mix_rows
             or keras_model.has_own_loss(self._model)
@@ -195,9 +205,9 @@ class ChunkTerms:
         return self._asked_for_float64 and coarse and keras_model.has_stock_train_step(self._model)
 
 
-def _reductions(chunk, total_rows, loss_denominators):
+def _reductions(chunk, total_rows, loss_denominators, **how):
     rows = tf.cast(rows_of(chunk), tf.float64)
-    return LossReductions(rows, total_rows, loss_denominators), rows
+    return LossReductions(rows, total_rows, loss_denominators, **how), rows
 
 
 def _reduce(reductions, squares, stock, loss, y_true, y_pred, values, sample_weight, mask):

@@ -21,7 +21,7 @@ from kormos_opt.data.replicas import Replicas
 from kormos_opt.data.rows import rows_of
 from kormos_opt.keras_internals import graphs
 from kormos_opt.keras_internals import model as keras_model
-from kormos_opt.objective import chunk_size, precision, starting_point
+from kormos_opt.objective import chunk_size, loss_domains, precision, starting_point
 from kormos_opt.objective.bound_objective import BoundObjective
 from kormos_opt.objective.chunk_terms import ChunkTerms
 from kormos_opt.objective.cut_check import check_cut
@@ -45,14 +45,14 @@ class ObjectiveSettings(NamedTuple):
             intermediate results.
         curvature: Of products: `"exact"` for the Hessian, `"gauss-newton"` for the Gauss-Newton matrix.
         copies: Whether data may be cast once for all evaluations, where that takes little memory.
-        checks_cut: Whether to check that the loss adds up over chunks.
+        checks: Whether to check that the loss adds up over chunks and is defined for the data.
     """
 
     float64: bool = False
     batch_size: int | str | None = None
     curvature: str = "exact"
     copies: bool = True
-    checks_cut: bool = True
+    checks: bool = True
 
     @classmethod
     def of(cls, optimizer, is_in_float64: bool = False) -> "ObjectiveSettings":
@@ -148,7 +148,7 @@ class Objective:
             if replicas is None:
                 state.adopt(assigned)
         objective = cls(model, settings, replicas, structure, terms, state, passes, rows_done, graph, rows)
-        if settings.checks_cut:
+        if settings.checks:
             check_cut(objective, chunk, data)
         return objective
 
@@ -170,7 +170,10 @@ class Objective:
         starting_point.check_weights(self.parameters)
         data = self.settings.prepared(data, self.replicas)
         self._measure(data, rows)
-        return BoundObjective(self, data, rows)
+        bound = BoundObjective(self, data, rows)
+        if self.settings.checks and self.terms.ranged_losses:
+            loss_domains.check_misfits(self.terms.ranged_losses, bound.misfits())
+        return bound
 
     def variant(self, data: FullBatch, **settings) -> BoundObjective:
         """f of the same model with the data of one fit, evaluated in another way. Its trace is kept.

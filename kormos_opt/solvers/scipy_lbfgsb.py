@@ -12,6 +12,7 @@ import functools
 from collections.abc import Mapping
 
 import numpy as np
+from scipy.linalg import lapack
 from scipy.optimize import Bounds, LbfgsInvHessProduct, OptimizeResult, _lbfgsb_py
 
 from kormos_opt.solvers.base import ArraySpec, EvaluateWithGradient, Iterate, Solver
@@ -21,6 +22,7 @@ _NEW_X, _WANTS_F_AND_G, _CONVERGENCE, _STOP = 1, 3, 4, 5  # task[0]
 _TOO_MANY_EVALUATIONS, _TOO_MANY_ITERATIONS = 502, 504  # task[1]
 _ITERATIONS, _EVALUATIONS = 0, 1  # counts
 _UPDATES = 30  # isave
+_INTEGER = "int64" if getattr(lapack, "HAS_ILP64", False) else "int32"  # as scipy was built
 
 
 def variables(size: int, options: Mapping) -> dict[str, ArraySpec]:
@@ -36,11 +38,11 @@ def variables(size: int, options: Mapping) -> dict[str, ArraySpec]:
         "f": ArraySpec(()),
         "g": ArraySpec((size,)),
         "wa": ArraySpec((2 * m * size + 5 * size + 11 * m * m + 8 * m,)),
-        "iwa": ArraySpec((3 * size,), "int32"),
-        "task": ArraySpec((2,), "int32"),
-        "ln_task": ArraySpec((2,), "int32"),
-        "lsave": ArraySpec((4,), "int32"),
-        "isave": ArraySpec((44,), "int32"),
+        "iwa": ArraySpec((3 * size,), _INTEGER),
+        "task": ArraySpec((2,), _INTEGER),
+        "ln_task": ArraySpec((2,), _INTEGER),
+        "lsave": ArraySpec((4,), _INTEGER),
+        "isave": ArraySpec((44,), _INTEGER),
         "dsave": ArraySpec((29,)),
         "counts": ArraySpec((2,), "int64"),
     }
@@ -119,10 +121,10 @@ def _run(
 def _limits(bounds, size):
     """Lower bounds, upper bounds, and which of them there are: none, a lower one, both, an upper one."""
     if bounds is None:
-        return np.zeros(size), np.zeros(size), np.zeros(size, np.int32)
+        return np.zeros(size), np.zeros(size), np.zeros(size, _INTEGER)
     lower, upper = (np.broadcast_to(each, (size,)).astype("float64") for each in (bounds.lb, bounds.ub))
     has_lower, has_upper = np.isfinite(lower), np.isfinite(upper)
-    kinds = np.select([has_lower & has_upper, has_lower, has_upper], [2, 1, 3], 0).astype(np.int32)
+    kinds = np.select([has_lower & has_upper, has_lower, has_upper], [2, 1, 3], 0).astype(_INTEGER)
     return np.where(has_lower, lower, 0.0), np.where(has_upper, upper, 0.0), kinds
 
 

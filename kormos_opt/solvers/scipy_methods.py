@@ -135,7 +135,7 @@ _row(
     "dogleg",
     "hessian",
     "Nocedal and Wright, Numerical Optimization (2006), section 4.1",
-    matrices=5,
+    matrices=6,
     instead="trust-ncg",
 )
 _row(

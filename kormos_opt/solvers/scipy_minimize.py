@@ -79,7 +79,7 @@ def _functions(derivatives, fun, fun_and_jac, product):
 def _lock(method):
     """What scipy holds while a method runs, or `None`."""
     if method.lower() == "cobyqa":
-        return getattr(scipy.optimize._cobyqa_py, "COBYQA_LOCK", None)
+        return getattr(getattr(scipy.optimize, "_cobyqa_py", None), "COBYQA_LOCK", None)
     if method.lower() == "cobyla":
-        return getattr(scipy.optimize._cobyla_py, "_module_lock", None)
+        return getattr(getattr(scipy.optimize, "_cobyla_py", None), "_module_lock", None)
     return None

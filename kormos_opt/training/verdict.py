@@ -76,7 +76,7 @@ def left_to_gain(objective: BoundObjective, x: np.ndarray, bounds: Bounds | None
     if objective.objective.dtype != "float64":
         x = objective.parameters.round(x)
     try:
-        answers = _Answers(objective.variant(float64=True, curvature="exact", copies=False, checks_cut=False))
+        answers = _Answers(objective.variant(float64=True, curvature="exact", copies=False, checks=False))
         found = _answered(remaining_gain(x, bounds), answers)
     except _REFUSALS:
         answers = _Answers(objective)
