@@ -27,8 +27,10 @@ class GraphSolverVariables(NamedTuple):
         nfev: How many evaluations.
         is_running: 1 while a run can go on from here, 2 where its f is computed in double precision by then.
         seeds: The states of the seed generators, of shape `(room, 2)`.
-        scale: The units of the weights, of shape `(n,)`; zeros before a run.
         nhev: How many Hessian-vector products.
+        scale: Of the units in which the solver sees the weights, of shape `(n,)`; zeros for 1.
+        shift: The same of centered inputs.
+        point: The weights themselves, of shape `(n,)`, where the solver has others.
     """
 
     state: dict[str, keras.Variable]
@@ -36,8 +38,10 @@ class GraphSolverVariables(NamedTuple):
     nfev: keras.Variable
     is_running: keras.Variable
     seeds: keras.Variable
-    scale: keras.Variable
     nhev: keras.Variable
+    scale: keras.Variable
+    shift: keras.Variable
+    point: keras.Variable
 
     @classmethod
     def make(
@@ -54,9 +58,9 @@ class GraphSolverVariables(NamedTuple):
         state = {name: add_variable(spec.shape, dtype=spec.dtype or dtype, name=name) for name, spec in specs.items()}
         counters = {name: add_variable((), dtype="int64", name=name) for name in ("nit", "nfev", "is_running")}
         seeds = add_variable((max(seeds, SEEDS), 2), dtype="int64", name="seeds")
-        scale = add_variable(specs["position"].shape, dtype="float32", name="x_scale")  # powers of two
-        nhev = add_variable((), dtype="int64", name="nhev")
-        return cls(state, **counters, seeds=seeds, scale=scale, nhev=nhev)
+        nhev, shape = add_variable((), dtype="int64", name="nhev"), specs["position"].shape
+        units = {name: add_variable(shape, dtype="float64", name=name) for name in ("scale", "shift", "point")}
+        return cls(state, **counters, seeds=seeds, nhev=nhev, **units)
 
     def fit(self, specs: Mapping[str, ArraySpec], dtype: str) -> bool:
         """Whether they are for a solver that remembers this, in this precision."""
@@ -66,7 +70,7 @@ class GraphSolverVariables(NamedTuple):
     @property
     def all(self) -> list[keras.Variable]:
         """All of them."""
-        return [*self.state.values(), self.nit, self.nfev, self.is_running, self.seeds, self.scale, self.nhev]
+        return [*self.state.values(), self.nit, self.nfev, self.is_running, self.seeds, self.nhev, self.scale, self.shift, self.point]
 
 
 def vector_dtype(variables, precision: str) -> str:

@@ -111,15 +111,18 @@ def recorded_inputs(on_input):
     """Inside, the inputs of layers with a kernel are told.
 
     Args:
-        on_input: Called as `on_input(kernel, inputs)`: the variable, of shape `(..., columns, units)`, and what it is
-            multiplied with, of shape `(rows, ..., columns)`.
+        on_input: Called as `on_input(kernel, bias, inputs)`: the variable, of shape `(..., columns, units)`; that which
+            is added to the product, `None` where there is none; and what is multiplied, of shape `(rows, ..., columns)`.
     """
+    graph = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()  # not those of loops inside
 
     def call(stock, layer, *args, **kwargs):
         kernel = getattr(getattr(layer, "cell", layer), "kernel", None)
         inputs = args[0] if args else None
-        if isinstance(kernel, keras.Variable) and isinstance(inputs, tf.Tensor) and _multiplies(layer, kernel, inputs):
-            on_input(kernel, inputs)
+        is_here = isinstance(inputs, tf.Tensor) and (graph is None or inputs.graph is graph)
+        if is_here and isinstance(kernel, keras.Variable) and _multiplies(layer, kernel, inputs):
+            is_sum = isinstance(layer, (keras.layers.Dense, *_CONVOLUTIONS))
+            on_input(kernel, layer.bias if is_sum else None, inputs)
         return stock(layer, *args, **kwargs)
 
     with replaced(keras.Layer, "__call__", call):
@@ -132,8 +135,7 @@ _CONVOLUTIONS = keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D
 def _multiplies(layer, kernel, inputs):
     """Whether the last axis of the inputs is that of the columns of the kernel."""
     is_matrix = len(kernel.shape) == 2 or isinstance(layer, _CONVOLUTIONS)
-    is_here = tf.executing_eagerly() or inputs.graph is tf.compat.v1.get_default_graph()
-    return is_matrix and is_here and inputs.shape.rank and inputs.shape[-1] == kernel.shape[-2]
+    return is_matrix and inputs.shape.rank and inputs.shape[-1] == kernel.shape[-2]
 
 
 def difference(y_true, y_pred, dtype: str):

@@ -13,6 +13,7 @@ from kormos_opt.data.full_batch import BatchList, FullBatch, batches_of
 from kormos_opt.evaluation import Evaluation
 from kormos_opt.objective import input_sizes, starting_point
 from kormos_opt.objective.batch_pass import BatchPass
+from kormos_opt.objective.input_sizes import InputSizes
 
 if TYPE_CHECKING:
     from kormos_opt.objective.chunk_sums import PassResult
@@ -105,13 +106,12 @@ class BoundObjective:
         matrix = other.products(self.parameters.ravel(), np.eye(self.parameters.size))
         return np.sqrt(np.maximum(np.diag(matrix), 0.0))
 
-    def input_sizes(self) -> np.ndarray:
-        """The root mean square of the inputs of each weight that stands on the data, float64 of shape `(n,)`.
-
-        0 for all other weights.
-        """
-        (sums,) = self._over("input_sizes", self.parameters.ravel()).sums
-        return np.sqrt(sums.numpy() / self._row_count)
+    def input_sizes(self) -> InputSizes:
+        """The sizes and means of the inputs of all weights that stand on the data."""
+        (sums,) = self._over("input_moments", self.parameters.ravel()).sums
+        squares, means = np.split(sums.numpy() / self._row_count, 2)
+        kernels = input_sizes.kernels_with_bias(self.parameters, self.objective.terms.biases)
+        return InputSizes(np.sqrt(squares), means, kernels)
 
     @functools.cached_property
     def residuals(self) -> Residuals:

@@ -31,6 +31,7 @@ class ChunkTerms:
     Attributes:
         logs: The shapes and dtypes of the logs of the last chunk that was traced.
         counted_losses: How many losses of it are means over valid entries.
+        biases: Of kernels that stand on the data, by the `id` of the kernel, once their inputs were measured.
         ranged_losses: Its losses that are not defined for all labels and outputs.
         is_doubtful: Whether Keras alone does not say how its losses add up over chunks.
     """
@@ -43,6 +44,7 @@ class ChunkTerms:
         self.logs = {}
         self.counted_losses = 0
         self.ranged_losses = []
+        self.biases = {}
         self.is_doubtful = False
 
     @property
@@ -53,7 +55,7 @@ class ChunkTerms:
             "value": Quantity(self._value, lambda x: ((),), lambda: self.logs),
             "product": Quantity(self._product, lambda x, p: (p.shape,)),
             "products": Quantity(self._products, lambda x, p: (p.shape,)),
-            "input_sizes": Quantity(self._input_sizes, lambda x: ((self.parameters.size,),)),
+            "input_moments": Quantity(self._input_moments, lambda x: ((2 * self.parameters.size,),)),
             "misfits": Quantity(self._misfits, lambda x: ((len(self.ranged_losses), 2),)),
             "denominators": Quantity(self.denominators, lambda x: ((self.counted_losses,),)),
         }
@@ -82,14 +84,16 @@ class ChunkTerms:
         self._run_train_step(chunk, reductions)
         return (tf.reshape(tf.stack(reductions.misfits), (-1, 2)),), {}
 
-    def _input_sizes(self, point, chunk, total_rows, loss_denominators):
-        """The mean squares of the inputs of kernels that stand on the data."""
+    def _input_moments(self, point, chunk, total_rows, loss_denominators):
+        """The mean squares and the means of the inputs of kernels that stand on the data."""
         reductions, rows = _reductions(chunk, total_rows, loss_denominators)
 
         def run():
             self._run_train_step(chunk, reductions)
 
-        return (rows * input_sizes.squares_of_chunk(self.parameters, run, tf.GradientTape(persistent=True)),), {}
+        tape = tf.GradientTape(persistent=True)
+        moments, self.biases = input_sizes.moments_of_chunk(self.parameters, run, tape)
+        return (rows * moments,), {}
 
     def _gradient(self, point, chunk, total_rows, loss_denominators):
         (x,) = point

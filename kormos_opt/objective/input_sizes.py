@@ -4,6 +4,8 @@ The second derivative of a loss with respect to a weight of such a kernel grows 
 in units of 1 / size is as stiff as the others, whatever the units of the data: seconds since 1970 beside percents.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 import tensorflow as tf
 
@@ -14,28 +16,79 @@ from kormos_opt.objective.flat_parameters import FlatParameters
 UNLIKE = 100.0  # times: columns that differ by more are of different units
 
 
-def squares_of_chunk(parameters: FlatParameters, run, tape: tf.GradientTape) -> tf.Tensor:
-    """The mean squares of the inputs of a chunk by weight, float64 of shape `(n,)`; 0 for weights on other inputs.
+class Kernel(NamedTuple):
+    """A kernel that stands on the data, and its bias.
+
+    Attributes:
+        start: The place of its first entry in the vector of weights.
+        rows: Its inputs.
+        columns: Its outputs.
+        bias: The place of the first entry of the bias, which has `columns` of them.
+    """
+
+    start: int
+    rows: int
+    columns: int
+    bias: int
+
+
+class InputSizes(NamedTuple):
+    """The inputs of all rows, by weight; 0 for weights that do not stand on the data.
+
+    Attributes:
+        size: Their root mean squares, float64 of shape `(n,)`.
+        mean: Their means, of shape `(n,)`.
+        kernels: The kernels with a bias, which could take up the means.
+    """
+
+    size: np.ndarray
+    mean: np.ndarray
+    kernels: tuple[Kernel, ...]
+
+
+def moments_of_chunk(parameters: FlatParameters, run, tape: tf.GradientTape) -> tuple[tf.Tensor, dict]:
+    """The mean squares of the inputs of a chunk by weight, then their means: float64 of shape `(2 n,)`.
 
     Args:
         parameters: The weights.
         run: Runs the train step.
         tape: It watches the weights while the train step runs: what depends on them is no data.
+
+    Returns:
+        The moments, and the biases that are added to products with these kernels, both by `id`.
     """
     recorded = []
-    with tracing.recorded_inputs(lambda kernel, inputs: recorded.append((kernel, inputs))):
-        with tape:
-            run()
+    with tracing.recorded_inputs(lambda *call: recorded.append(call)), tape:
+        run()
     variables = [variable.value for variable in parameters.variables]
-    squares = {}
-    for kernel, inputs in recorded:
+    squares, means, biases = {}, {}, {}
+    for kernel, bias, inputs in recorded:
         if id(kernel) not in parameters.ids or _depends(tape, inputs, variables):
             continue
         values = tf.cast(inputs, tf.float64)
-        columns = tf.reduce_mean(tf.square(values), axis=list(range(values.shape.rank - 1)))
-        by_weight = tf.broadcast_to(columns[:, None], kernel.shape)
-        squares[id(kernel)] = squares.get(id(kernel), 0.0) + by_weight
-    return parameters.ravel_values([squares.get(id(variable)) for variable in parameters.variables])
+        axes = list(range(values.shape.rank - 1))
+        biases[id(kernel)] = bias if id(kernel) not in squares else None  # not where two inputs differ in their means
+        for moments, columns in ((squares, tf.square(values)), (means, values)):
+            mean = tf.broadcast_to(tf.reduce_mean(columns, axis=axes)[:, None], kernel.shape)
+            moments[id(kernel)] = moments.get(id(kernel), 0.0) + mean
+    flat = [parameters.ravel_values([each.get(key) for key in parameters.ids]) for each in (squares, means)]
+    return tf.concat(flat, axis=0), biases
+
+
+def kernels_with_bias(parameters: FlatParameters, biases: dict) -> tuple[Kernel, ...]:
+    """The kernels that stand on the data and have a trainable bias for each column.
+
+    Args:
+        parameters: The weights.
+        biases: As `moments_of_chunk` returns them.
+    """
+    starts = dict(zip(parameters.ids, np.cumsum([0, *parameters.sizes]), strict=False))
+    shapes = {id(variable): tuple(variable.shape) for variable in parameters.variables}
+    return tuple(
+        Kernel(int(starts[key]), int(np.prod(shapes[key][:-1])), shapes[key][-1], int(starts[id(bias)]))
+        for key, bias in biases.items()
+        if bias is not None and shapes.get(id(bias)) == shapes[key][-1:]
+    )
 
 
 def may_be_unlike(data, replicas) -> bool:

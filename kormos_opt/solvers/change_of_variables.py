@@ -1,10 +1,9 @@
-"""The variables that a solver sees: the weights that may move, each in units of its own size.
+"""The variables that a solver sees: the weights that may move, in the units of `units.py`.
 
-    x[free] = scale z,    dz f = scale dx f
+    x[free] = T z,    dz f = T' dx f
 
 Weights whose bounds are equal are taken out of the problem. scipy does this for some methods and some derivatives, with
-errors of its own on the way. Here it is done once, for all methods. Scales are powers of two: the change of variables
-is then exact, in float32 too, and scales of 1 change nothing.
+errors of its own on the way. Here it is done once, for all methods. Units of 1 change nothing.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,6 +25,7 @@ from kormos_opt.solvers.base import (
 )
 from kormos_opt.solvers.endings import Ending
 from kormos_opt.solvers.first_step import visible_length
+from kormos_opt.solvers.units import Units
 
 
 def in_own_variables(
@@ -35,7 +35,7 @@ def in_own_variables(
     constraints: Sequence,
     options: dict,
     derivatives: bool,
-    scale: np.ndarray | None = None,
+    units: Units | None = None,
     resolution: float | None = None,
 ) -> Solver:
     """A solver of the whole problem, from one of its variables.
@@ -48,9 +48,10 @@ def in_own_variables(
         constraints: On all weights, as scipy takes them.
         options: As scipy takes them.
         derivatives: Whether the solver asks for gradients.
-        scale: The unit of each weight, powers of two of shape `(n,)`. Defaults to `None`: 1.
-        resolution: The relative resolution of f. With it, `scale` is multiplied in place by the length that
-            `first_step.visible_length` finds. Defaults to `None`: it stays as it is.
+        units: Those of all weights, with no centered kernels where there are bounds or constraints. Defaults to
+            `None`: 1.
+        resolution: The relative resolution of f. With it, the units are multiplied by the length that
+            `first_step.visible_length` finds. Defaults to `None`: they stay as they are.
 
     Returns:
         A solver, whose requests and result are points of shape `(n,)`. What else the result of scipy holds is that of
@@ -61,7 +62,7 @@ def in_own_variables(
         return _evaluate_once(x0, derivatives)
 
     def begin():
-        part = _Part(is_free, x0, np.ones_like(x0) if scale is None else scale)
+        part = _Part(is_free, x0, units or Units(np.ones_like(x0)))
         if part.is_whole:
             return make(x0, bounds, list(constraints), options)
         changed = [part.constraint(each) for each in constraints]
@@ -70,13 +71,13 @@ def in_own_variables(
 
     if resolution is None or not derivatives:
         return begin()
-    return _stretched(begin, x0, scale, is_free, resolution, bounds)
+    return _stretched(begin, x0, units, is_free, resolution, bounds)
 
 
-def _stretched(begin, x0, scale, is_free, resolution, bounds):
+def _stretched(begin, x0, units, is_free, resolution, bounds):
     """Finds the unit of the first step before the solver begins."""
-    length, tried = yield from visible_length(x0, scale * is_free, resolution, bounds)
-    scale *= length
+    length, tried = yield from visible_length(x0, units, resolution, is_free, bounds)
+    units.multiply(length)
     result = yield from begin()
     if "nfev" in result:
         result.nfev += tried
@@ -126,35 +127,37 @@ class _Part:
 
     Args:
         is_free: Which weights may move, of shape `(n,)`.
-        x0: A point with the values of the others.
-        scale: The units of all weights, of shape `(n,)`.
+        x0: The starting point, with the values of the others.
+        units: Those of all weights.
     """
 
-    def __init__(self, is_free: np.ndarray, x0: np.ndarray, scale: np.ndarray):
+    def __init__(self, is_free: np.ndarray, x0: np.ndarray, units: Units):
         self.is_free = is_free
         self._x0 = x0
-        self._scale = scale[is_free]
-        self.is_whole = bool(is_free.all() and (self._scale == 1).all())
+        self._units = units if is_free.all() else Units(units.scale[is_free])
+        self._z0 = self.own(x0)
+        self.is_whole = bool(is_free.all() and self._units.are_plain)
 
     def whole(self, z):
-        """The point whose free weights are `scale z`."""
+        """The point whose free weights are those of z; the start itself, whose inverse may be rounded."""
         whole = self._x0.copy()
-        whole[self.is_free] = self._scale * z
+        if not np.array_equal(z, self._z0):
+            whole[self.is_free] = self._units.weights(z)
         return whole
 
     def own(self, x):
         """The inverse."""
-        return x[self.is_free] / self._scale
+        return self._units.own(x[self.is_free])
 
     def padded(self, p):
         """Directions, of shape `(k,)` or `(m, k)`, as directions of all weights."""
         padded = np.zeros((*p.shape[:-1], self._x0.size))
-        padded[..., self.is_free] = self._scale * p
+        padded[..., self.is_free] = self._units.weights(p)
         return padded
 
     def columns(self, derivatives):
         """Derivatives with respect to all weights, in the last axis, as those with respect to z."""
-        return derivatives[..., self.is_free] * self._scale
+        return self._units.own_gradient(derivatives[..., self.is_free])
 
     def bounds(self, bounds):
         """Bounds on all weights as those on z."""
@@ -166,33 +169,34 @@ class _Part:
     def option(self, name, value):
         """An option, of which a vector or a matrix over all weights keeps what belongs to the free ones."""
         if np.shape(value) == self._x0.shape:
-            value = np.asarray(value)[self.is_free]
-            return value / self._scale if name in _LENGTHS else value
-        if name in _LENGTHS and np.ndim(value) == 2 and np.shape(value)[1:] == self._x0.shape:
-            return np.asarray(value)[:, self.is_free] / self._scale
+            return np.asarray(value)[self.is_free]
         if np.shape(value) == 2 * self._x0.shape:
             value = np.asarray(value)[np.ix_(self.is_free, self.is_free)]
-            units = 1 / np.outer(self._scale, self._scale) if name == "hess_inv0" else 1.0
-            return value * units
+            if name == "hess_inv0":
+                return self._units.own(self._units.own(value).T)
+            return self._units.own(value) if name in _OF_POINTS else value
+        if name in _OF_POINTS and np.ndim(value) == 2 and np.shape(value)[1:] == self._x0.shape:
+            return self._units.own(np.asarray(value)[:, self.is_free])
         return value
 
     def result(self, result):
         """What a solver has returned, with x of all weights and the rest in their units."""
         if "x" in result:
             result.x = self.whole(result.x)
-        if (self._scale == 1).all():
+        units, size = self._units, self._z0.size
+        if units.are_plain:
             return result
         for name in ("jac", "grad", "lagrangian_grad"):
-            if np.shape(result.get(name)) == self._scale.shape:
-                result[name] = result[name] / self._scale
+            if np.shape(result.get(name)) == (size,):
+                result[name] = units.gradient(result[name])
         inverse = result.get("hess_inv")
         if isinstance(inverse, LbfgsInvHessProduct):
-            result.hess_inv = LbfgsInvHessProduct(inverse.sk * self._scale, inverse.yk / self._scale)
-        elif np.shape(inverse) == 2 * self._scale.shape:
-            result.hess_inv = inverse * np.outer(self._scale, self._scale)
+            result.hess_inv = LbfgsInvHessProduct(units.weights(inverse.sk), units.gradient(inverse.yk))
+        elif np.shape(inverse) == (size, size):
+            result.hess_inv = units.weights(units.weights(inverse).T)
         if "final_simplex" in result:
             points, values = result.final_simplex
-            result.final_simplex = points * self._scale, values
+            result.final_simplex = units.weights(points), values
         return result
 
     def constraint(self, constraint):
@@ -227,17 +231,17 @@ class _Part:
             whole = jac(self.whole(z), *args)
             if not hasattr(whole, "tocsc"):
                 return self.columns(np.asarray(whole))
-            return whole.tocsc()[:, self.is_free].multiply(self._scale).tocsr()
+            return whole.tocsc()[:, self.is_free].multiply(self._units.scale).tocsr()
 
         return jacobian
 
     def _block(self, hess):
         """The rows and columns of the free weights of a matrix, dense, sparse or a `LinearOperator`."""
         columns = hess @ self.padded(np.eye(int(self.is_free.sum()))).T
-        return columns[self.is_free] * self._scale[:, None]
+        return columns[self.is_free] * self._units.scale[:, None]
 
 
-_LENGTHS = {"initial_simplex", "direc"}  # options in the units of the weights
+_OF_POINTS = {"initial_simplex", "direc"}  # options whose rows are points or steps
 
 
 def _parts_of(bounds):

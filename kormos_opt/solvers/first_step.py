@@ -12,21 +12,25 @@ from scipy.optimize import Bounds
 
 from kormos_opt.solvers.base import EvaluateWithGradient
 from kormos_opt.solvers.numerics import is_hidden
+from kormos_opt.solvers.units import Units
 
 _HARDLY_SEEN = 16  # times the resolution of f
 _FACTOR = 4.0
 _MOST = 64  # lengths that are tried
 
 
-def visible_length(x0: np.ndarray, scale: np.ndarray, resolution: float, bounds: Bounds | None = None) -> Generator:
+def visible_length(
+    x0: np.ndarray, units: Units, resolution: float, is_free: np.ndarray | None = None, bounds: Bounds | None = None
+) -> Generator:
     """A power of two to multiply the units of all weights with: 1 where f shows a step of length 1.
 
     Longer steps along the gradient are tried until one of them lowers f, and on as long as f goes on falling.
 
     Args:
         x0: The starting point, float64 of shape `(n,)`.
-        scale: The unit of each weight, 0 for one that is fixed.
+        units: Those of the weights.
         resolution: The relative resolution of f.
+        is_free: Which weights may move. Defaults to `None`: all.
         bounds: Points are moved between them. Defaults to `None`.
 
     Yields:
@@ -36,10 +40,11 @@ def visible_length(x0: np.ndarray, scale: np.ndarray, resolution: float, bounds:
         The factor, and how many points were tried beside `x0`.
     """
     fun, jac = yield EvaluateWithGradient(x0)
-    slope = np.linalg.norm(scale * jac)
+    own = units.own_gradient(jac if is_free is None else jac * is_free)
+    slope = np.linalg.norm(own)
     if not np.isfinite(fun) or slope == 0 or not is_hidden(slope, fun, _HARDLY_SEEN * resolution):
         return 1.0, 0
-    direction = -(scale**2) * jac / slope
+    direction = units.weights(-own / slope)
     length, best = 1.0, (fun, 1.0)
     for tried in range(1, _MOST + 1):
         length *= _FACTOR

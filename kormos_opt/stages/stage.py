@@ -12,15 +12,20 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import keras
 import numpy as np
+from scipy.optimize import Bounds
 
 from kormos_opt.solvers.base import ArraySpec, Solver
 from kormos_opt.solvers.change_of_variables import in_own_variables
 from kormos_opt.solvers.registry import Method
+from kormos_opt.solvers.units import Units
 from kormos_opt.stages import bounds, constraints, matrices, x_scale
 
 if TYPE_CHECKING:
     from kormos_opt.objective.flat_parameters import FlatParameters
     from kormos_opt.training.run import Run
+
+
+_OF_POINTS = {"initial_simplex", "direc", "hess_inv0"}  # options that know nothing of centered inputs
 
 
 class Context(Protocol):
@@ -40,10 +45,11 @@ class Context(Protocol):
         """The arrays for a solver to work on: zeros, what a file has brought where that fits, or what the run before
         hands over because f has changed."""
 
-    def scale(self, method: Method) -> tuple[np.ndarray, float | None]:
-        """The units of the weights, and the resolution of f where a first step is to be found, else `None`."""
+    def units(self, method: Method, centers: bool) -> tuple[Units, float | None]:
+        """The units of the weights, in which inputs may be centered, and the resolution of f where a first step is to be
+        found, else `None`."""
 
-    def run(self, solver: Solver, method: Method, ends_at_resolution: bool, scale: np.ndarray) -> "Run":
+    def run(self, solver: Solver, method: Method, ends_at_resolution: bool, units: Units) -> "Run":
         """A run of a solver in numpy, in these units."""
 
     def run_in_graph(self, method: Method, options: Mapping, ends_at_resolution: bool) -> "Run":
@@ -87,9 +93,13 @@ class Stage:
         """Whether to stop when the loss cannot show further progress. If the user gave tolerances, only those count."""
         return self.method.ends_at_resolution and not self.has_own_tolerances and not self.constraints
 
+    def limits(self, parameters: "FlatParameters") -> Bounds | None:
+        """The bounds on all weights, or `None`."""
+        return bounds.resolve(self.bounds, parameters, self.method)
+
     def check(self, parameters: "FlatParameters") -> None:
         """Raises what speaks against this stage, before any work."""
-        limits = bounds.resolve(self.bounds, parameters, self.method)
+        limits = self.limits(parameters)
         free = parameters.size if limits is None else np.count_nonzero(limits.lb < limits.ub)
         matrices.check_matrices(self.method, free, bool(self.constraints))
         constraints.resolve(self.constraints, parameters, self.method)
@@ -109,14 +119,15 @@ class SolverStage(Stage):
 
     def begin(self, context: Context) -> "Run":
         """A run from the start that `context` says, moved between the bounds."""
-        method, limits = self.method, bounds.resolve(self.bounds, context.parameters, self.method)
+        method, limits = self.method, self.limits(context.parameters)
         options = method.unlimited | self.options
         memory = None
         if method.variables is not None:
             size = context.parameters.size if limits is None else np.count_nonzero(limits.lb < limits.ub)
             memory = context.memory(method, method.variables(int(size), options))
-        scale, resolution = context.scale(method)
-        if x_scale.scales_itself(method) and (scale != 1).any():
+        centers = limits is None and not self.constraints and not _OF_POINTS & options.keys()
+        units, resolution = context.units(method, centers)
+        if x_scale.scales_itself(method) and not units.are_plain:
             options = {"x_scale": 1.0} | options
         solver = in_own_variables(
             functools.partial(self._start, memory),
@@ -125,10 +136,10 @@ class SolverStage(Stage):
             constraints.resolve(self.constraints, context.parameters, method),
             options,
             derivatives=method.derivatives not in ("none", "jacobian"),
-            scale=scale,
+            units=units,
             resolution=resolution,
         )
-        return context.run(solver, method, self.ends_at_resolution, scale)
+        return context.run(solver, method, self.ends_at_resolution, units)
 
     def _start(self, memory, x0, limits, constraints, options):
         problem = {} if self.tol is None else {"tol": self.tol}
@@ -174,13 +185,16 @@ class AutoStage(GraphStage):
 
     fallback: SolverStage
 
+    def limits(self, parameters: "FlatParameters") -> Bounds | None:
+        """Those that the other one takes."""
+        return self.fallback.limits(parameters)
+
     def check(self, parameters: "FlatParameters") -> None:
         """Raises what speaks against both."""
         self.fallback.check(parameters)
 
     def begin(self, context: Context) -> "Run":
         """A run of the one that can do the job. Its result names it."""
-        limits = bounds.resolve(self.bounds, context.parameters, self.fallback.method)
-        if context.is_whole and limits is None and not self.constraints:
+        if context.is_whole and self.limits(context.parameters) is None and not self.constraints:
             return super().begin(context)
         return self.fallback.begin(context)

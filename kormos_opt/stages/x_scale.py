@@ -1,10 +1,14 @@
 """The units in which a solver sees the weights, as `x_scale` of an optimizer says."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from kormos_opt.solvers.registry import Method
+from kormos_opt.solvers.units import Centered, Units, powers_of_two
 
 NAMED = ("auto", "inputs", "jac")
+_CONSTANT = 1e-6  # a deviation, of the size of a column: next to nothing varies
 
 
 def check(x_scale) -> None:
@@ -40,14 +44,25 @@ def of_weights(x_scale, size: int) -> np.ndarray:
     return powers_of_two(np.broadcast_to(values, (size,)))
 
 
-def of_sizes(sizes: np.ndarray) -> np.ndarray:
-    """1 / size as powers of two, 1 where the size is 0."""
-    return powers_of_two(1 / np.where(sizes > 0, sizes, 1.0))
+def of_inputs(size: np.ndarray, mean: np.ndarray, kernels: Sequence, centers: bool) -> Units:
+    """Units in which the inputs are of size 1; as if they were standardized, where a bias can take up their means.
 
-
-def powers_of_two(values: np.ndarray) -> np.ndarray:
-    """The nearest ones. Numbers in these units are exact."""
-    return 2.0 ** np.round(np.log2(values))
+    Args:
+        size: The root mean squares of the inputs by weight, float64 of shape `(n,)`, 0 where there are none.
+        mean: Their means, of shape `(n,)`.
+        kernels: The kernels with a bias: `start`, `rows`, `columns` and `bias` of each.
+        centers: Whether the means may be taken up.
+    """
+    deviation, shift = np.where(size > 0, size, 1.0), np.zeros_like(size)
+    centered = [Centered(*kernel) for kernel in kernels] if centers else []
+    for part in centered:
+        place = slice(part.kernel, part.kernel + part.rows * part.columns)
+        variance = np.maximum(size[place] ** 2 - mean[place] ** 2, 0.0)
+        varies = variance > (_CONSTANT * size[place]) ** 2
+        deviation[place] = np.where(varies, np.sqrt(variance), deviation[place])
+        shift[place] = np.where(varies, mean[place], 0.0)
+    scale = powers_of_two(1 / deviation)
+    return Units(scale, shift * scale, centered)
 
 
 def scales_itself(method: Method) -> bool:

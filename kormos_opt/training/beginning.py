@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ from kormos_opt.data.full_batch import WholeTensors
 from kormos_opt.graph_solvers.variables import vector_dtype
 from kormos_opt.objective import input_sizes, precision
 from kormos_opt.solvers.safeguards import safeguard
+from kormos_opt.solvers.units import Centered, Units, powers_of_two
 from kormos_opt.stages import x_scale
 from kormos_opt.training.graph_run import GraphRun
 from kormos_opt.training.graph_step import GraphStep
@@ -69,39 +71,50 @@ class Beginning:
         self.parameters = answers.objective.parameters
         self.start = self.parameters.ravel() if evaluation is None else evaluation.x
 
-    def scale(self, method: Method) -> tuple[np.ndarray, float | None]:
-        """The units of the weights, float64 of shape `(n,)`; and the resolution of f where a first step is to be found,
-        else `None`. To be asked after `memory`, which may bring those of another run."""
+    def units(self, method: Method, centers: bool) -> tuple[Units, float | None]:
+        """The units of the weights; and the resolution of f where a first step is to be found, else `None`. To be asked
+        after `memory`, which may bring those of another run."""
         if self._loaded is not None:
-            return self._loaded[1].scale.copy(), None
-        if self._before is not None and self._before.scale is not None:
-            return self._before.scale, None
-        return self._units(method), None if self._optimizer.x_scale is None else self._resolution(True)
+            memory = self._loaded[1]
+            return self.units_of(memory.scale, memory.shift), None
+        if self._before is not None and self._before.units is not None:
+            return self._before.units, None
+        return self._new_units(method, centers), None if self._optimizer.x_scale is None else self._resolution(True)
 
-    def _units(self, method):
-        wanted, objective = self._optimizer.x_scale, self._answers.objective
+    def units_of(self, scale: np.ndarray, shift: np.ndarray) -> Units:
+        """The units that a file has brought. The model says which kernels are centered."""
+        kernels = self._answers.objective.input_sizes().kernels if shift.any() else ()
+        return Units(scale, shift, [Centered(*kernel) for kernel in kernels])
+
+    def _new_units(self, method, centers):
+        wanted, objective, size = self._optimizer.x_scale, self._answers.objective, self.parameters.size
         if not (wanted is None or isinstance(wanted, str)):
-            return x_scale.of_weights(wanted, self.parameters.size)
-        if wanted is None or (wanted != "inputs" and x_scale.scales_itself(method)):
-            sizes = np.zeros(self.parameters.size)
-        elif wanted == "jac":
+            return Units(x_scale.of_weights(wanted, size))
+        if wanted == "jac" and not x_scale.scales_itself(method):
             sizes = objective.column_sizes()
-        elif wanted == "inputs" or objective.may_have_unlike_inputs():
+            return Units(powers_of_two(1 / np.where(sizes > 0, sizes, 1.0)))
+        is_automatic = wanted == "auto" and not x_scale.scales_itself(method)
+        if wanted == "inputs" or (is_automatic and objective.may_have_unlike_inputs()):
             sizes = objective.input_sizes()
-            if wanted == "auto" and not input_sizes.are_unlike(sizes):
-                sizes = np.zeros_like(sizes)
-            elif wanted == "auto":
-                self._warn("x_scale", _UNLIKE_INPUTS.format(sizes[sizes > 0].min(), sizes.max()))
-        else:
-            sizes = np.zeros(self.parameters.size)
-        return x_scale.of_sizes(sizes)
+            if wanted == "auto" and not input_sizes.are_unlike(sizes.size):
+                return Units(np.ones(size))
+            if wanted == "auto":
+                self._warn("x_scale", _UNLIKE_INPUTS.format(sizes.size[sizes.size > 0].min(), sizes.size.max()))
+            return x_scale.of_inputs(*sizes, centers)
+        return Units(np.ones(size))
 
     def memory(self, method: Method, specs: Mapping[str, ArraySpec]) -> dict[str, np.ndarray]:
         """The arrays for a solver to work on: what a file has brought if it fits these weights and data, what the run
         before hands over because f has changed, or zeros."""
         loaded = None if self._evaluation is not None else self._optimizer.take_loaded_memory()
         if loaded is not None:
-            evaluation = evaluation_at(self._answers.objective, loaded.x, loaded.fun, loaded.jac, loaded.seeds)
+            evaluation = evaluation_at(
+                self._answers.objective,
+                loaded.x,
+                loaded.fun,
+                functools.partial(np.array_equal, loaded.jac),
+                loaded.seeds,
+            )
             shapes = {name: array.shape for name, array in loaded.arrays.items()}
             if evaluation is not None and shapes == {name: spec.shape for name, spec in specs.items()}:
                 self._loaded, self._arrays = (evaluation, loaded), loaded.arrays
@@ -118,7 +131,7 @@ class Beginning:
         """Whether the data is dense and in memory."""
         return isinstance(self._answers.objective.data, WholeTensors)
 
-    def run(self, solver: Solver, method: Method, ends_at_resolution: bool, scale: np.ndarray) -> Run:
+    def run(self, solver: Solver, method: Method, ends_at_resolution: bool, units: Units) -> Run:
         """A run of a solver in numpy, in these units."""
         evaluation, memory = self._loaded or (None, None)
         resolution = self._resolution(ends_at_resolution)
@@ -128,7 +141,7 @@ class Beginning:
         else:
             run = SolverRun.from_memory(solver, self._answers, evaluation, memory, method.name)
         run.keeps_memory = bool(self._kept)
-        run.scale = scale
+        run.units = units
         run.is_in_float64 = self._is_in_float64
         self._optimizer.watch(run)
         return run
@@ -141,7 +154,7 @@ class Beginning:
         traces, key = self._objective.traces, (method.name, repr(options), ends_at_resolution, id(variables.nit))
         if key not in traces:
             traces[key] = GraphStep(method, variables, options, self._resolution(ends_at_resolution))
-        run = GraphRun(self._answers, traces[key], variables, method, options["gtol"], lambda: self.scale(method))
+        run = GraphRun(self._answers, traces[key], variables, method, options["gtol"], self)
         run.is_in_float64 = self._is_in_float64
         if self._before is not None:
             run.go_on_from(self._before, self._evaluation)
@@ -157,7 +170,6 @@ class Beginning:
 
 
 _UNLIKE_INPUTS = (
-    "The inputs are of sizes from {:.2g} to {:.2g}. The solver works with weights in units of 1 / size; weights, bounds "
-    'and results stay in yours. Standardize the inputs to have no need of it; x_scale="inputs" asks for it without this '
-    "line, x_scale=None switches it off."
+    "The inputs are of sizes from {:.2g} to {:.2g}. The solver works as if they were standardized; weights, bounds and "
+    'results stay in your units. x_scale="inputs" asks for this without this line, x_scale=None switches it off.'
 )

@@ -16,7 +16,6 @@ import numpy as np
 from kormos_opt.keras_internals import model as keras_model
 from kormos_opt.objective import precision
 from kormos_opt.solvers.endings import Ending
-from kormos_opt.stages import bounds
 from kormos_opt.training import advice
 from kormos_opt.training.answers import FitAnswers
 from kormos_opt.training.multi_start import best_of_many
@@ -300,7 +299,7 @@ class Fit:
         may_escalate = self._optimizer.precision == "auto" and dtype != "float64"
         if not is_doubtful(stage, run, may_escalate or self._optimizer.polish):
             return 0
-        limits = bounds.resolve(stage.bounds, self._objective.parameters, stage.method)
+        limits = stage.limits(self._objective.parameters)
         found, moved = self._left_to_gain(run, limits), 0
         while self._optimizer.polish and not (may_escalate or found.is_little) and moved < POLISHING:
             run.accept(self._objective.evaluate(found.x))

@@ -7,15 +7,13 @@ iterates.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
-import tensorflow as tf
 
 from kormos_opt.data.full_batch import WholeTensors
 from kormos_opt.evaluation import Evaluation
-from kormos_opt.graph_solvers.variables import IN_FLOAT64, POINT, RUNS
+from kormos_opt.graph_solvers.variables import IN_FLOAT64, RUNS
 from kormos_opt.solvers.endings import Ending, words_of
 from kormos_opt.solvers.first_step import visible_length
 from kormos_opt.training.graph_step import ENDINGS
@@ -27,9 +25,11 @@ if TYPE_CHECKING:
     from kormos_opt.graph_solvers.variables import GraphSolverVariables
     from kormos_opt.objective.bound_objective import BoundObjective
     from kormos_opt.solvers.registry import Method
+    from kormos_opt.stages.stage import Context
     from kormos_opt.training.answers import FitAnswers
     from kormos_opt.training.graph_step import GraphStep
 
+_ROUNDING = 1e-6  # of the largest component of a gradient
 _log = logging.getLogger("kormos_opt")
 
 
@@ -42,8 +42,7 @@ class GraphRun(Run):
         variables: What the solver remembers.
         method: The method.
         gtol: How small the gradient shall be.
-        units: Returns the units of the weights for a run that begins, and the resolution of f where its first step is
-            to be found, else `None`.
+        context: Knows the units of the weights, for a run that begins.
     """
 
     def __init__(
@@ -53,7 +52,7 @@ class GraphRun(Run):
         variables: GraphSolverVariables,
         method: Method,
         gtol: float,
-        units: Callable[[], tuple[np.ndarray, float | None]],
+        context: Context,
     ):
         super().__init__(answers, method.name)
         self._step = step
@@ -61,7 +60,7 @@ class GraphRun(Run):
         self._state = variables.state
         self._method = method
         self._gtol = gtol
-        self._units = units
+        self._context = context
 
     @property
     def _objective(self) -> BoundObjective:
@@ -78,7 +77,7 @@ class GraphRun(Run):
             before: The other run.
             evaluation: That of the new f where `before` has ended.
         """
-        self.nit, self.nfev, self.nhev, self.scale = before.nit, before.nfev, before.nhev, before.scale
+        self.nit, self.nfev, self.nhev, self.units = before.nit, before.nfev, before.nhev, before.units
         self.takes_anew(evaluation)
 
     def count(self, nfev: int, nhev: int) -> None:
@@ -98,20 +97,29 @@ class GraphRun(Run):
         self.nfev += 1
         variables.nfev.assign_add(1)
         self._state["objective_value"].assign(evaluation.fun)
-        self._state["objective_gradient"].assign(evaluation.jac)
+        self._state["objective_gradient"].assign(self.units.own_gradient(evaluation.jac))
         if self._method.renew is not None:
             state = {name: variable.value for name, variable in self._state.items()}
-            state["objective_gradient"] = state["objective_gradient"] * self._scale_of_gradient
             for name, value in self._method.renew(state).items():
                 self._state[name].assign(value)
         self._say_that_it_runs()
         self.result = None
-        self._take(evaluation._replace(jac=rounded(evaluation.jac, self._dtype)))
+        self._take(self._as_kept(evaluation))
         return True
 
     def stands_at(self, evaluation: Evaluation) -> bool:
-        """The gradient is compared in the precision of the variables, which keep it."""
-        return super().stands_at(evaluation._replace(jac=rounded(evaluation.jac, self._dtype)))
+        """The gradient is compared with that of the variables, which keep it in the solver's precision and units."""
+        return evaluation.fun == self.accepted.fun and self._keeps(evaluation.jac)
+
+    def _keeps(self, jac):
+        """Whether the variables have this gradient. Inside the graph a change of variables may round otherwise."""
+        own, kept = rounded(self.units.own_gradient(jac), self._dtype), self._own_gradient()
+        if self.units.are_plain:
+            return np.array_equal(own, kept)
+        return np.allclose(own, kept, rtol=0, atol=_ROUNDING * np.abs(kept).max())
+
+    def _own_gradient(self):
+        return self._state["objective_gradient"].numpy().astype("float64")
 
     def prepare(self) -> None:
         """Starts, where the variables may be those of a file."""
@@ -138,11 +146,11 @@ class GraphRun(Run):
         if self.accepted is None:
             self._start()
         if self.nit == 0:
-            if np.abs(self.accepted.jac * self.scale).max() <= self._gtol:
+            if np.abs(self.units.own_gradient(self.accepted.jac)).max() <= self._gtol:
                 self._end(Ending.SMALL_GRADIENT, "gtol")
                 return 0
-        scale = None if (self.scale == 1).all() else self.scale
-        stepped = self._step(self._objective, self.accepted, at_most, scale)
+        units = None if self.units.are_plain else self.units
+        stepped = self._step(self._objective, self.accepted, at_most, units)
         self.nit += stepped.nit
         self.nfev += stepped.nfev
         if stepped.nit:
@@ -160,8 +168,9 @@ class GraphRun(Run):
 
     def _point(self):
         """x, f and its gradient in the variables, float64."""
-        x, fun, jac = (self._state[name].numpy().astype("float64") for name in POINT)
-        return x, float(fun), jac
+        at = self._state["position"] if self.units.are_plain else self._variables.point
+        fun = float(self._state["objective_value"].numpy())
+        return at.numpy().astype("float64"), fun, self.units.gradient(self._own_gradient())
 
     def _start(self):
         """From the variables if they are those of the weights and this objective, else afresh from the weights."""
@@ -173,23 +182,27 @@ class GraphRun(Run):
         evaluation = self._objective.evaluate(x)
         self._objective.check_start(evaluation)
         self.nfev = 1
-        self.scale, resolution = self._units()
+        self.units, resolution = self._context.units(self._method, centers=True)
         if resolution is not None:
             self._find_first_step(x, resolution)
-        self._variables.scale.assign(self.scale)
-        self._step.begin(evaluation)
-        self._variables.nfev.assign(self.nfev)
-        self._variables.nhev.assign(0)
+        variables = self._variables
+        own = evaluation._replace(x=self.units.own(x), jac=self.units.own_gradient(evaluation.jac))
+        self._step.begin(own)
+        for variable, value in zip(
+            (variables.scale, variables.shift, variables.point), (self.units.scale, self.units.shift, x), strict=True
+        ):
+            variable.assign(value)
+        variables.nfev.assign(self.nfev)
+        variables.nhev.assign(0)
         self._say_that_it_runs()
         self._keep_seeds()
-        self._take(evaluation._replace(jac=rounded(evaluation.jac, self._dtype)))
+        self._take(self._as_kept(evaluation))
 
     def _say_that_it_runs(self):
         self._variables.is_running.assign(IN_FLOAT64 if self.is_in_float64 else RUNS)
 
     def _find_first_step(self, x, resolution):
-        search = visible_length(x, self.scale, resolution)
-        answer = None
+        search, answer = visible_length(x, self.units, resolution), None
         try:
             while True:
                 request = search.send(answer)
@@ -197,27 +210,28 @@ class GraphRun(Run):
                 answer = evaluation.fun, evaluation.jac
         except StopIteration as end:
             length, tried = end.value
-        if tried:
-            self._objective.parameters.assign(x)
-        self.scale = self.scale * length
+        self._objective.parameters.assign(x)
+        self.units.multiply(length)
         self.nfev += tried
 
-    @property
-    def _scale_of_gradient(self):
-        return tf.constant(self.scale, self._dtype)
+    def _as_kept(self, evaluation):
+        """With the gradient as the variables keep it: in the precision and the units of the solver."""
+        own = rounded(self.units.own_gradient(evaluation.jac), self._dtype)
+        return evaluation._replace(jac=self.units.gradient(own))
 
     def _goes_on(self):
         """Whether the variables are those of a run that stands at these weights, with this f."""
         variables = self._variables
-        evaluation = evaluation_at(self._objective, *self._point(), variables.seeds.numpy(), self._dtype)
+        scale = variables.scale.numpy()
+        self.units = self._context.units_of(np.where(scale == 0, 1.0, scale), variables.shift.numpy())
+        x, fun, _ = self._point()
+        evaluation = evaluation_at(self._objective, x, fun, self._keeps, variables.seeds.numpy())
         if evaluation is None:
             return False
         self.nit, self.nfev, self.nhev = (
             int(counter.numpy()) for counter in (variables.nit, variables.nfev, variables.nhev)
         )
-        scale = variables.scale.numpy().astype("float64")
-        self.scale = np.where(scale == 0, 1.0, scale)  # files that had none
-        self._take(evaluation._replace(jac=rounded(evaluation.jac, self._dtype)))
+        self._take(self._as_kept(evaluation))
         return True
 
     def _keep_seeds(self):

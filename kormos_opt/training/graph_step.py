@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from kormos_opt.graph_solvers.line_search import dot
+from kormos_opt.graph_solvers.units import own_gradient_of, weights_of
 from kormos_opt.graph_solvers.variables import POINT
 from kormos_opt.solvers.endings import Ending
 from kormos_opt.solvers.numerics import NEGLIGIBLE_FACTOR, finite_stand_in, is_hidden
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from kormos_opt.graph_solvers.variables import GraphSolverVariables
     from kormos_opt.objective.bound_objective import BoundObjective
     from kormos_opt.solvers.registry import Method
+    from kormos_opt.solvers.units import Units
 
 _TRACED = 64  # evaluations of an iteration whose metrics are remembered
 
@@ -89,7 +91,7 @@ class GraphStep:
             counter.assign(value)
 
     def __call__(
-        self, objective: BoundObjective, accepted: Evaluation, iterations: int, scale: np.ndarray | None = None
+        self, objective: BoundObjective, accepted: Evaluation, iterations: int, units: Units | None = None
     ) -> Stepped:
         """Iterates. Leaves the weights at the last iterate.
 
@@ -97,36 +99,38 @@ class GraphStep:
             objective: f.
             accepted: The evaluation where the first iteration starts.
             iterations: How many there are, unless the solver ends.
-            scale: The units of the weights that the solver sees, powers of two of shape `(n,)`. Defaults to `None`: 1.
+            units: Those in which the solver sees the weights. Defaults to `None`: 1.
         """
         evaluate, data = objective.inside()
         self._trace.make_room(accepted)
-        position = self._variables.state["position"]
-        units = tf.constant(1.0 if scale is None else scale, position.dtype)
+        given = () if units is None else (tf.constant(units.scale), tf.constant(units.shift))
+        centered = None if units is None else units.centered
         key = tuple((tuple(tensor.shape), tensor.dtype) for tensor in tf.nest.flatten(data, expand_composites=True))
-        key = scale is None, key
+        key = centered, key
         if key not in self.compiled:
-            run = self._make(evaluate, objective.parameters, objective.state, scale is not None)
+            run = self._make(evaluate, objective.parameters, objective.state, centered)
             if not objective.objective.is_eager:
                 run = tf.function(run, autograph=False, jit_compile=self._method.takes_xla and objective.is_one_program)
             self.compiled = {key: run}
-        nit, nfev, ending, matches, row = self.compiled[key](tf.constant(iterations), units, *data)
+        nit, nfev, ending, matches, row = self.compiled[key](tf.constant(iterations), given, *data)
         traced = self._trace.unpacked(row) if matches else None
         return Stepped(int(nit), int(nfev), int(ending), traced)
 
-    def _make(self, evaluate, parameters, model_state, is_scaled):
+    def _make(self, evaluate, parameters, model_state, centered):
         """The function to trace. It outlives the fit, so it knows nothing that holds the data."""
         variables, trace = self._variables, self._trace
         nits, nfevs = variables.nit, variables.nfev
 
         def run(iterations, units, *data):
-            def in_units(value):
-                """A point of the solver as one of the weights, or a gradient of theirs as one of the solver."""
-                return value * tf.cast(units, value.dtype) if is_scaled else value
+            def weights(z):
+                """The weights at a point of the solver, float64."""
+                z = tf.cast(z, tf.float64)
+                return z if centered is None else weights_of(z, *units, centered)
 
-            def evaluate_there(x, *data):
-                fun, jac, moving_statistics, logs = evaluate(tf.cast(in_units(x), tf.float64), *data)
-                return fun, in_units(jac), moving_statistics, logs
+            def evaluate_there(z, *data):
+                fun, jac, moving_statistics, logs = evaluate(weights(z), *data)
+                own = jac if centered is None else own_gradient_of(jac, *units, centered)
+                return fun, own, moving_statistics, logs
 
             def goes_on(nit, nfev, ending, *_):
                 return (nit < iterations) & (ending == _GOES_ON)
@@ -144,19 +148,18 @@ class GraphStep:
                 return nit + tf.cast(~failed, tf.int32), nfev, ending, matches, row, after
 
             state = {name: tf.identity(variable.value) for name, variable in variables.state.items()}
-            if is_scaled:
-                state |= {"position": state["position"] / units, "objective_gradient": in_units(state[POINT[2]])}
             nothing = tf.constant(0), tf.constant(0), tf.constant(_GOES_ON), tf.constant(False), trace.empty()
             nit, nfev, ending, matches, row, state = tf.while_loop(
                 goes_on, iterate, (*nothing, state), parallel_iterations=1
             )
-            if is_scaled:
-                state |= {"position": in_units(state["position"]), "objective_gradient": state[POINT[2]] / units}
             for name, value in state.items():
                 variables.state[name].assign(value)
             nits.assign_add(tf.cast(nit, tf.int64))
             nfevs.assign_add(tf.cast(nfev, tf.int64))
-            parameters.assign(state["position"])
+            point = weights(state["position"])
+            if centered is not None:
+                variables.point.assign(point)
+            parameters.assign(point)
             return nit, nfev, ending, matches, row
 
         return run

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -25,7 +25,8 @@ class RunMemory(NamedTuple):
         first_largest: The largest component of the gradient where the run has begun.
         counts: Iterates, evaluations and Hessian-vector products so far.
         seeds: The states of the model's seed generators, of shape `(count, 2)`.
-        scale: The units of the weights, float64 of shape `(n,)`.
+        scale: The units in which the solver sees the weights, float64 of shape `(n,)`.
+        shift: The same of centered inputs.
         float64: 1 where f was computed in double precision by then, else 0.
         arrays: Those of the solver.
     """
@@ -37,13 +38,15 @@ class RunMemory(NamedTuple):
     counts: np.ndarray
     seeds: np.ndarray
     scale: np.ndarray
+    shift: np.ndarray
     float64: np.ndarray
     arrays: Mapping[str, np.ndarray]
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> RunMemory:
         """The inverse of `to_arrays`."""
-        before = {"scale": np.ones_like(arrays["x"]), "float64": np.array(0)}  # files that had none
+        ones = np.ones_like(arrays["x"])
+        before = {"scale": ones, "shift": 0 * ones, "float64": np.array(0)}  # files that had none
         arrays = before | dict(arrays)
         own = {name: arrays[name] for name in cls._fields if name != "arrays"}
         solvers = {name.removeprefix(_OF_SOLVER): array for name, array in arrays.items() if name not in own}
@@ -61,7 +64,7 @@ class RunMemory(NamedTuple):
 
 
 def evaluation_at(
-    objective: BoundObjective, x: np.ndarray, fun: float, jac: np.ndarray, seeds, dtype: str = "float64"
+    objective: BoundObjective, x: np.ndarray, fun: float, has_gradient: Callable[[np.ndarray], bool], seeds
 ) -> Evaluation | None:
     """The evaluation from which a run goes on that a file has brought, if the model and its data are still those.
 
@@ -72,9 +75,8 @@ def evaluation_at(
         objective: f.
         x: Where the run stands.
         fun: f there, as it was.
-        jac: The gradient there, as it was.
+        has_gradient: Called with a gradient. Returns whether it is the one that was there.
         seeds: The states of the seed generators, of shape `(count, 2)`.
-        dtype: The precision in which the gradient was kept. Defaults to `"float64"`.
     """
     state, parameters = objective.state, objective.parameters
     if x.shape != (parameters.size,) or not np.array_equal(parameters.round(x), parameters.ravel()):
@@ -83,7 +85,7 @@ def evaluation_at(
     for seed, value in zip(state.seeds, seeds, strict=False):
         seed.assign(value)
     evaluation = objective.evaluate(x)
-    if evaluation.fun == fun and np.array_equal(rounded(evaluation.jac, dtype), jac):
+    if evaluation.fun == fun and has_gradient(evaluation.jac):
         return evaluation
     state.restore(usual)
     return None

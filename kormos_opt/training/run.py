@@ -49,12 +49,12 @@ class Run:
         result: The solver's `OptimizeResult` once it has ended, else `None`.
         arrays: Those that a solver in numpy works on, `None` if it has none.
         keeps_memory: Whether it has begun with what the run before knew, of an f that has changed since.
-        scale: The units of the weights that its solver sees, float64 of shape `(n,)`, `None` where nobody said.
+        units: Those in which its solver sees the weights, `None` where nobody said.
         is_in_float64: Whether f is computed in double precision by now, with `precision="auto"`.
         is_superseded: Whether a file was loaded since: the next run goes on from what it has brought.
     """
 
-    arrays = scale = None
+    arrays = units = None
     keeps_memory = is_superseded = is_in_float64 = False
 
     def __init__(self, answers: Answers, method: str = ""):

@@ -90,8 +90,18 @@ class SolverRun(Run):
             return None
         counts = np.array([self.nit, self.nfev, self.nhev])
         x, fun, jac = self.accepted[:3]
-        first_largest, float64 = np.array(self._first_largest), np.array(int(self.is_in_float64))
-        return RunMemory(x, np.array(fun), jac, first_largest, counts, self._seeds, self.scale, float64, self.arrays)
+        return RunMemory(
+            x=x,
+            fun=np.array(fun),
+            jac=jac,
+            first_largest=np.array(self._first_largest),
+            counts=counts,
+            seeds=self._seeds,
+            scale=self.units.scale,
+            shift=self.units.shift,
+            float64=np.array(int(self.is_in_float64)),
+            arrays=self.arrays,
+        )
 
     def awaited(self) -> EvaluateWithGradient | EvaluateValue | None:
         """The evaluation that the solver waits for, unless it is known already."""
