@@ -71,6 +71,9 @@ class NumpyObjective(NumpyAnswers):
     def variant(self, **settings):
         return self
 
+    def null_loss(self):
+        return 0.0
+
     def save(self):
         return self.moved
 

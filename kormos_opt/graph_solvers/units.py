@@ -24,9 +24,7 @@ def weights_of(z: tf.Tensor, scale: tf.Tensor, shift: tf.Tensor, centered: Seque
     return x
 
 
-def own_gradient_of(
-    gradient: tf.Tensor, scale: tf.Tensor, shift: tf.Tensor, centered: Sequence[Centered]
-) -> tf.Tensor:
+def own_gradient_of(gradient: tf.Tensor, scale: tf.Tensor, shift: tf.Tensor, centered: Sequence[Centered]) -> tf.Tensor:
     """T' g, float64 of shape `(n,)`, with the arguments of `weights_of`."""
     own = scale * gradient
     for part in centered:

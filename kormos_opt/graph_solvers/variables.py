@@ -28,6 +28,7 @@ class GraphSolverVariables(NamedTuple):
         is_running: 1 while a run can go on from here, 2 where its f is computed in double precision by then.
         seeds: The states of the seed generators, of shape `(room, 2)`.
         nhev: How many Hessian-vector products.
+        curvatures: Those along the steps, of shape `(3,)`; zeros before a run.
         scale: Of the units in which the solver sees the weights, of shape `(n,)`; zeros for 1.
         shift: The same of centered inputs.
         point: The weights themselves, of shape `(n,)`, where the solver has others.
@@ -39,6 +40,7 @@ class GraphSolverVariables(NamedTuple):
     is_running: keras.Variable
     seeds: keras.Variable
     nhev: keras.Variable
+    curvatures: keras.Variable
     scale: keras.Variable
     shift: keras.Variable
     point: keras.Variable
@@ -59,8 +61,9 @@ class GraphSolverVariables(NamedTuple):
         counters = {name: add_variable((), dtype="int64", name=name) for name in ("nit", "nfev", "is_running")}
         seeds = add_variable((max(seeds, SEEDS), 2), dtype="int64", name="seeds")
         nhev, shape = add_variable((), dtype="int64", name="nhev"), specs["position"].shape
+        curvatures = add_variable((3,), dtype="float64", name="curvatures")
         units = {name: add_variable(shape, dtype="float64", name=name) for name in ("scale", "shift", "point")}
-        return cls(state, **counters, seeds=seeds, nhev=nhev, **units)
+        return cls(state, **counters, seeds=seeds, nhev=nhev, curvatures=curvatures, **units)
 
     def fit(self, specs: Mapping[str, ArraySpec], dtype: str) -> bool:
         """Whether they are for a solver that remembers this, in this precision."""
@@ -70,7 +73,18 @@ class GraphSolverVariables(NamedTuple):
     @property
     def all(self) -> list[keras.Variable]:
         """All of them."""
-        return [*self.state.values(), self.nit, self.nfev, self.is_running, self.seeds, self.nhev, self.scale, self.shift, self.point]
+        return [
+            *self.state.values(),
+            self.nit,
+            self.nfev,
+            self.is_running,
+            self.seeds,
+            self.nhev,
+            self.curvatures,
+            self.scale,
+            self.shift,
+            self.point,
+        ]
 
 
 def vector_dtype(variables, precision: str) -> str:

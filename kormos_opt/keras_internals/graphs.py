@@ -6,7 +6,14 @@ import functools
 
 import tensorflow as tf
 
-_ASSIGNING = ("Assign", "ResourceApply", "ResourceSparseApply", "ResourceScatter", "ResourceStridedSliceAssign", "RngReadAndSkip")
+_ASSIGNING = (
+    "Assign",
+    "ResourceApply",
+    "ResourceSparseApply",
+    "ResourceScatter",
+    "ResourceStridedSliceAssign",
+    "RngReadAndSkip",
+)
 _READING_PYTHON = {"PyFunc", "EagerPyFunc", "PyFuncStateless"}
 
 

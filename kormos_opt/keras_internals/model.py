@@ -104,9 +104,12 @@ def has_known_rows(model: keras.Model) -> bool:
     own = [each for each in layers(model) if type(each).call not in (keras.Sequential.call, Functional.call)]
     inside = [each for each in layers(model) if isinstance(each, Functional)]
     operations = [operation for each in inside for operation in each.operations]
-    return plain and all(type(each).__module__.startswith("keras.") for each in own) and not any(
-        isinstance(each, keras.layers.Lambda) for each in own
-    ) and all(isinstance(operation, keras.Layer) for operation in operations)
+    return (
+        plain
+        and all(type(each).__module__.startswith("keras.") for each in own)
+        and not any(isinstance(each, keras.layers.Lambda) for each in own)
+        and all(isinstance(operation, keras.Layer) for operation in operations)
+    )
 
 
 def function_of_loss(loss: keras.losses.Loss) -> tuple:

@@ -88,6 +88,11 @@ class BoundObjective:
         """f of the same model and data, evaluated in another way: `ObjectiveSettings` that differ."""
         return self.objective.variant(self.data, **settings)
 
+    def null_loss(self) -> float:
+        """The loss of the best guess without any input, with the penalties of the weights: 0 where there is none."""
+        (total,) = self._over("null_loss", self.parameters.ravel()).sums
+        return max(float(total) / self._row_count, 0.0)
+
     def misfits(self) -> np.ndarray:
         """How many labels and outputs the losses are not defined for, of shape `(losses, 2)`."""
         (counts,) = self._over("misfits", self.parameters.ravel()).sums

@@ -56,6 +56,7 @@ class ChunkTerms:
             "product": Quantity(self._product, lambda x, p: (p.shape,)),
             "products": Quantity(self._products, lambda x, p: (p.shape,)),
             "input_moments": Quantity(self._input_moments, lambda x: ((2 * self.parameters.size,),)),
+            "null_loss": Quantity(self._null_loss, lambda x: ((),)),
             "misfits": Quantity(self._misfits, lambda x: ((len(self.ranged_losses), 2),)),
             "denominators": Quantity(self.denominators, lambda x: ((self.counted_losses,),)),
         }
@@ -77,6 +78,12 @@ class ChunkTerms:
         self._run_train_step(chunk, reductions)
         self.counted_losses = len(reductions.parts)
         return (tf.stack(reductions.parts) if reductions.parts else tf.zeros((0,), tf.float64),), {}
+
+    def _null_loss(self, point, chunk, total_rows, loss_denominators):
+        """The loss of the best guess without any input."""
+        reductions, rows = _reductions(chunk, total_rows, loss_denominators, of_null=True)
+        record = self._run_train_step(chunk, reductions)
+        return (rows * tf.cast(record.loss, tf.float64),), {}
 
     def _misfits(self, point, chunk, total_rows, loss_denominators):
         """Labels and outputs that the losses are not defined for, counted."""

@@ -97,6 +97,26 @@ def misfits(loss: keras.losses.Loss, y_true, y_pred, values, sample_weight, mask
     return tf.stack([_count(bad, values, counts) for bad in (bad_labels, bad_outputs)])
 
 
+def null_values(loss: keras.losses.Loss, y_true, y_pred, values) -> tf.Tensor:
+    """The values of a loss for the best guess without any input: the mean of the targets of the chunk, for each output.
+
+    0 for a loss that does not compare numbers of one unit.
+    """
+    if keras_model.function_of_loss(loss)[0] not in _COMPARING:
+        return tf.zeros_like(values)
+    y = tf.cast(y_true, y_pred.dtype)
+    y = tf.reshape(y, tf.shape(y_pred)) if y.shape.rank != y_pred.shape.rank else y
+    return loss.call(y, tf.ones_like(y_pred) * tf.reduce_mean(y, axis=0, keepdims=True))
+
+
+_COMPARING = {
+    keras.losses.mean_squared_error,
+    keras.losses.mean_absolute_error,
+    keras.losses.huber,
+    keras.losses.log_cosh,
+}
+
+
 def check_misfits(losses: list, counts) -> None:
     """Raises `ValueError` where there are any.
 

@@ -27,6 +27,7 @@ class LossReductions:
             counted.
         only_misfits: Whether the values of the losses are not wanted: some raise an error for labels that are no
             classes. Defaults to `False`.
+        of_null: Whether outputs are replaced by the mean of the targets. Defaults to `False`.
 
     Attributes:
         parts: The part that this chunk has in each D.
@@ -36,11 +37,17 @@ class LossReductions:
     """
 
     def __init__(
-        self, rows: tf.Tensor, total_rows: tf.Tensor, loss_denominators: tf.Tensor | None, only_misfits: bool = False
+        self,
+        rows: tf.Tensor,
+        total_rows: tf.Tensor,
+        loss_denominators: tf.Tensor | None,
+        only_misfits: bool = False,
+        of_null: bool = False,
     ):
         self._share = total_rows / rows
         self._denominators = loss_denominators
         self._only_misfits = only_misfits
+        self._of_null = of_null
         self.parts = []
         self.ranged, self.misfits = [], []
         self.may_mix_rows = False
@@ -64,6 +71,8 @@ class LossReductions:
             self.misfits.append(loss_domains.misfits(loss, y_true, y_pred, values, sample_weight, mask))
         if self._only_misfits:
             return tf.zeros((), values.dtype)
+        if self._of_null:
+            values = loss_domains.null_values(loss, y_true, y_pred, values)
         self.may_mix_rows |= not _treats_rows_alone(loss)
         if len(values.shape) == 0:
             self.may_mix_rows = True

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from kormos_opt.objective.flat_parameters import FlatParameters
     from kormos_opt.objective.model_state import ModelState
 
+
 class OutsideVariables:
     """The variables that f reads, other than the weights and what an evaluation puts back.
 

@@ -89,6 +89,14 @@ class Stage:
         return self.tol is not None or bool(self.options.keys() & set(self.method.tolerances))
 
     @property
+    def has_loose_tolerances(self) -> bool:
+        """Whether one of those that the user gave is larger than that of the method: it says what is good enough."""
+        usual = {name: self.method.options.get(name) for name in self.method.tolerances}
+        given = dict.fromkeys(usual, self.tol) if self.tol is not None else {}
+        given |= {name: value for name, value in self.options.items() if name in usual}
+        return any(value is not None and value > (usual[name] or 0.0) for name, value in given.items())
+
+    @property
     def ends_at_resolution(self) -> bool:
         """Whether to stop when the loss cannot show further progress. If the user gave tolerances, only those count."""
         return self.method.ends_at_resolution and not self.has_own_tolerances and not self.constraints

@@ -19,7 +19,7 @@ from kormos_opt.solvers.first_step import visible_length
 from kormos_opt.training.graph_step import ENDINGS
 from kormos_opt.training.memory import evaluation_at, rounded
 from kormos_opt.training.progress import Reason
-from kormos_opt.training.run import Run
+from kormos_opt.training.run import Curvatures, Run
 
 if TYPE_CHECKING:
     from kormos_opt.graph_solvers.variables import GraphSolverVariables
@@ -78,6 +78,7 @@ class GraphRun(Run):
             evaluation: That of the new f where `before` has ended.
         """
         self.nit, self.nfev, self.nhev, self.units = before.nit, before.nfev, before.nhev, before.units
+        self.curvatures = before.curvatures
         self.takes_anew(evaluation)
 
     def count(self, nfev: int, nhev: int) -> None:
@@ -155,6 +156,7 @@ class GraphRun(Run):
         self.nfev += stepped.nfev
         if stepped.nit:
             self._take(self._evaluation_here(stepped.traced))
+            self._variables.curvatures.assign(self.curvatures.values)
         ending, option = ENDINGS[stepped.ending]
         if ending is not None:
             self._end(ending, option)
@@ -194,6 +196,7 @@ class GraphRun(Run):
             variable.assign(value)
         variables.nfev.assign(self.nfev)
         variables.nhev.assign(0)
+        variables.curvatures.assign(self.curvatures.values)
         self._say_that_it_runs()
         self._keep_seeds()
         self._take(self._as_kept(evaluation))
@@ -232,6 +235,8 @@ class GraphRun(Run):
             int(counter.numpy()) for counter in (variables.nit, variables.nfev, variables.nhev)
         )
         self._take(self._as_kept(evaluation))
+        if variables.curvatures.numpy().any():
+            self.curvatures = Curvatures(variables.curvatures.numpy())
         return True
 
     def _keep_seeds(self):

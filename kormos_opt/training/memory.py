@@ -27,6 +27,7 @@ class RunMemory(NamedTuple):
         seeds: The states of the model's seed generators, of shape `(count, 2)`.
         scale: The units in which the solver sees the weights, float64 of shape `(n,)`.
         shift: The same of centered inputs.
+        curvatures: Those along its steps, as `Curvatures` has them.
         float64: 1 where f was computed in double precision by then, else 0.
         arrays: Those of the solver.
     """
@@ -39,6 +40,7 @@ class RunMemory(NamedTuple):
     seeds: np.ndarray
     scale: np.ndarray
     shift: np.ndarray
+    curvatures: np.ndarray
     float64: np.ndarray
     arrays: Mapping[str, np.ndarray]
 
@@ -46,7 +48,8 @@ class RunMemory(NamedTuple):
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> RunMemory:
         """The inverse of `to_arrays`."""
         ones = np.ones_like(arrays["x"])
-        before = {"scale": ones, "shift": 0 * ones, "float64": np.array(0)}  # files that had none
+        none = np.array([np.inf, 0.0, 0.0])
+        before = {"scale": ones, "shift": 0 * ones, "curvatures": none, "float64": np.array(0)}  # files that had none
         arrays = before | dict(arrays)
         own = {name: arrays[name] for name in cls._fields if name != "arrays"}
         solvers = {name.removeprefix(_OF_SOLVER): array for name, array in arrays.items() if name not in own}

@@ -32,6 +32,24 @@ class Answers(Protocol):
         """The states of the model's seed generators, int64 of shape `(count, 2)`."""
 
 
+class Curvatures:
+    """The curvature of f along the steps of a run, `s'y / s's` in the variables of the solver.
+
+    Attributes:
+        values: The smallest, the largest, and how many there were; float64 of shape `(3,)`.
+    """
+
+    def __init__(self, values: np.ndarray | None = None):
+        self.values = np.array([np.inf, 0.0, 0.0] if values is None else values)
+
+    def add(self, s: np.ndarray, y: np.ndarray) -> None:
+        """Takes a step and the change of the gradient."""
+        product, length = s @ y, s @ s
+        if product > 0 and length > 0:
+            smallest, largest, count = self.values
+            self.values[:] = min(smallest, product / length), max(largest, product / length), count + 1
+
+
 class Run:
     """A run of a solver, which a fit advances by iterations. Subclasses say how.
 
@@ -47,6 +65,7 @@ class Run:
         nhev: Products of the Hessian with a vector.
         gradient_norm: The 2-norm of the gradient at the last accepted iterate, `None` without derivatives.
         result: The solver's `OptimizeResult` once it has ended, else `None`.
+        curvatures: Those along its steps.
         arrays: Those that a solver in numpy works on, `None` if it has none.
         keeps_memory: Whether it has begun with what the run before knew, of an f that has changed since.
         units: Those in which its solver sees the weights, `None` where nobody said.
@@ -63,6 +82,7 @@ class Run:
         self.accepted = self.position = self.gradient_norm = self.result = None
         self.nit = self.nfev = self.nhev = 0
         self._timed = None
+        self.curvatures = Curvatures()
 
     def attach(self, answers: Answers) -> None:
         """Another fit goes on with this run, and answers its requests from here on."""
@@ -201,6 +221,10 @@ class Run:
         return False
 
     def _take(self, evaluation):
-        self.accepted = evaluation
+        before, self.accepted = self.accepted, evaluation
+        if before is not None and before.jac is not None and evaluation.jac is not None and self.units is not None:
+            self.curvatures.add(
+                self.units.own(evaluation.x - before.x), self.units.own_gradient(evaluation.jac - before.jac)
+            )
         if evaluation.jac is not None:
             self.gradient_norm = float(np.linalg.norm(evaluation.jac))

@@ -22,7 +22,7 @@ from kormos_opt.solvers.base import (
 from kormos_opt.solvers.endings import Ending
 from kormos_opt.training.memory import RunMemory
 from kormos_opt.training.one_blas_thread import one_blas_thread
-from kormos_opt.training.run import Answers, Run
+from kormos_opt.training.run import Answers, Curvatures, Run
 
 _SMALL_GRADIENT = 1e-3  # of the smaller one of f and the gradient at the start, or below it in absolute terms
 
@@ -82,6 +82,7 @@ class SolverRun(Run):
         run._first_largest = float(memory.first_largest)
         run.nit, run.nfev, run.nhev = (int(count) for count in memory.counts)
         run._is_from_memory = True
+        run.curvatures = Curvatures(memory.curvatures)
         return run
 
     def memory(self) -> RunMemory | None:
@@ -99,6 +100,7 @@ class SolverRun(Run):
             seeds=self._seeds,
             scale=self.units.scale,
             shift=self.units.shift,
+            curvatures=self.curvatures.values,
             float64=np.array(int(self.is_in_float64)),
             arrays=self.arrays,
         )

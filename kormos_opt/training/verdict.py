@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from kormos_opt.training.run import Run
 
 LITTLE = 2e-4  # of the loss
-_NOTHING = 1e-8  # of the loss that the model has without its matrices
+_LITTLE_OF_NULL = 5e-5  # of the loss that the best constant has
+_ENOUGH_STEPS, _ALIKE, _CAUTION = 10, 1e3, 100.0
 _MAY_NOT_BE = (
     Ending.RESOLUTION,
     Ending.SMALL_REDUCTION,
@@ -41,8 +42,11 @@ _REFUSALS = ValueError, TypeError, LookupError, NotImplementedError, tf.errors.O
 
 
 def is_doubtful(stage: Stage, run: Run, may_go_on: bool) -> bool:
-    """Whether what is left has to be asked: not under constraints, where the gradient is not zero at the optimum, nor
-    where the gradient is small next to f, or as small as the user asked for.
+    """Whether what is left has to be asked.
+
+    Not under constraints, where the gradient is not zero at the optimum; nor where the user gave a tolerance that is
+    larger than that of the method, or any for the gradient; nor where the steps so far have seen curvatures that are
+    alike, and the gradient is small for the smallest of them: f falls by `|jac|^2 / (2 curvature)` at most.
 
     Args:
         stage: The stage.
@@ -56,10 +60,13 @@ def is_doubtful(stage: Stage, run: Run, may_go_on: bool) -> bool:
         return True
     if ending not in _MAY_NOT_BE:
         return False
-    if accepted.jac is None or not rests_on_gradient(ending, stage.method.name):
+    if stage.has_loose_tolerances or (stage.has_own_tolerances and rests_on_gradient(ending, run.method)):
+        return False
+    smallest, largest, count = run.curvatures.values
+    if accepted.jac is None or count < min(accepted.x.size, _ENOUGH_STEPS) or largest > _ALIKE * smallest:
         return True
-    size = np.linalg.norm(accepted.jac) * max(1.0, np.linalg.norm(accepted.x))
-    return not stage.has_own_tolerances and bool(size > LITTLE * abs(accepted.fun))
+    own = accepted.jac if run.units is None else run.units.own_gradient(accepted.jac)
+    return bool(_CAUTION * (own @ own) / (2 * smallest) > LITTLE * abs(accepted.fun))
 
 
 def left_to_gain(objective: BoundObjective, x: np.ndarray, bounds: Bounds | None) -> OptimizeResult:
@@ -81,10 +88,10 @@ def left_to_gain(objective: BoundObjective, x: np.ndarray, bounds: Bounds | None
     except _REFUSALS:
         answers = _Answers(objective)
         found = _answered(remaining_gain(x, bounds), answers)
-    share = LITTLE * abs(found.fun + found.gain)
-    if found.gain > share:
-        share = max(share, _NOTHING * abs(answers.value(_without_matrices(objective.parameters, x))))
-    found.update(nfev=answers.nfev, nhev=answers.nhev, is_little=bool(found.gain <= share))
+    little = LITTLE * abs(found.fun + found.gain)
+    if found.gain > little:
+        little = max(little, _LITTLE_OF_NULL * objective.null_loss())
+    found.update(nfev=answers.nfev, nhev=answers.nhev, is_little=bool(found.gain <= little))
     return found
 
 
@@ -106,7 +113,9 @@ def tell(run: Run, found: OptimizeResult, dtype: str) -> None:
             reason = f"{dtype} cannot show further progress"
             what_next = _IN_FLOAT64 if dtype != "float64" else _BY_ANOTHER_METHOD
         elif dtype != "float64":
-            what_next = what_next.replace(" goes further", f' goes further, with precision="float64" where {dtype} hides it')
+            what_next = what_next.replace(
+                " goes further", f' goes further, with precision="float64" where {dtype} hides it'
+            )
         share = found.gain / abs(found.fun + found.gain)
         _end(result, Ending.PROGRESS_LEFT, reason=reason, share=f"{100 * share:.2g} %", what_next=what_next)
 
@@ -162,9 +171,3 @@ def _answered(solver, answers):
             answer = answers.gradient(request.x)
         else:
             answer = answers.value(request.x)
-
-
-def _without_matrices(parameters, x):
-    """x with zeros for kernels and embeddings: a model that tells no row from another."""
-    pieces = [piece * (piece.ndim < 2) for piece in parameters.split(x)]
-    return np.concatenate([piece.ravel() for piece in pieces])
