@@ -95,14 +95,14 @@ class Script:
 
     Args:
         *steps: Points; in a tuple `(x,)` it is an iterate too.
-        ending: How it ends. Defaults to `Ending.SMALL_GRADIENT`.
+        ending: How it ends. Defaults to `Ending.ALL_FIXED`, which nobody doubts.
         derivatives: Whether it asks for gradients. Defaults to `True`.
 
     Attributes:
         closed: Whether it was closed before its end.
     """
 
-    def __init__(self, *steps, ending=Ending.SMALL_GRADIENT, derivatives=True):
+    def __init__(self, *steps, ending=Ending.ALL_FIXED, derivatives=True):
         self._steps = steps
         self._ending = ending
         self._ask = EvaluateWithGradient if derivatives else EvaluateValue

@@ -80,7 +80,7 @@ def operations_of_an_iteration(model, x, y):
     """The operations in the graph of an iteration of a solver in the graph, at any depth."""
     (step,) = model.train_function._progress.run._step.compiled.values()
     _, data = prepared(model, x, y).inside()
-    graph = step.get_concrete_function(tf.constant(1), *data).graph.as_graph_def()
+    graph = step.get_concrete_function(tf.constant(1), (), *data).graph.as_graph_def()
     return {node.op for node in graph.node} | {node.op for f in graph.library.function for node in f.node_def}
 
 

@@ -220,5 +220,5 @@ def test_a_variable_that_the_train_step_itself_moves_is_no_change(caplog):
     inputs = keras.Input((4,))
     model = compiled(Counts(inputs, keras.layers.Dense(1)(inputs)))
     model.fit(*regression(), epochs=6, verbose=0)
-    assert int(model.calls.numpy()) >= 6
+    assert int(model.calls.numpy()) == 0  # put back: f is a function of the weights
     assert caplog.messages == []

@@ -110,7 +110,7 @@ def test_the_end_stops_the_fit_and_is_recorded():
     made.model.stop_training = False
     made.fit.epoch(1)
     assert made.model.stop_training
-    assert made.optimizer.result.ending is Ending.SMALL_GRADIENT
+    assert made.optimizer.result.ending is Ending.ALL_FIXED
     assert made.progress.messages == [made.optimizer.result.message]
     assert not made.fit.has_no_row
 
@@ -221,7 +221,7 @@ def suspended(**changes):
     """A progress in the middle of its only stage."""
     progress = Progress()
     progress.begin(STAGES)
-    progress.run = SimpleNamespace(result=None)
+    progress.run = SimpleNamespace(result=None, is_superseded=False)
     for name, value in changes.items():
         setattr(progress, name, value)
     return progress

@@ -22,7 +22,14 @@ SETTINGS = {
     "precision": "float64",
     "name": "mine",
 }
-NOT_SET = {"max_cache_entries": 10, "engine": "scipy", "save_memory": "auto", "curvature": "exact"}
+NOT_SET = {
+    "max_cache_entries": 10,
+    "engine": "scipy",
+    "save_memory": "auto",
+    "curvature": "exact",
+    "x_scale": "auto",
+    "polish": False,
+}
 NOT_SET |= dict.fromkeys(("epochs", "pretrain_fn", "bounds", "constraints"))
 
 

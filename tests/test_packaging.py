@@ -18,6 +18,7 @@ def address(name):
     lines = PROJECT.read_text().split("[project.urls]")[1].split("\n[")[0]
     return re.search(rf'^{name} = "(.*)"$', lines, re.MULTILINE).group(1)
 
+
 FIT = """
 import keras, kormos_opt, numpy as np, pkgutil, sys
 assert kormos_opt.__file__.startswith(sys.argv[1]), kormos_opt.__file__

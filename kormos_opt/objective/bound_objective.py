@@ -99,8 +99,13 @@ class BoundObjective:
         return counts.numpy()
 
     def may_have_unlike_inputs(self) -> bool:
-        """Whether a look at the data leaves it possible that its columns are of different units."""
-        return input_sizes.may_be_unlike(self.data, self.objective.replicas)
+        """Whether a look at the data leaves it possible that its columns are of different units.
+
+        Nobody looks where a look is a pass: at streams, and at replicas, which have to agree.
+        """
+        if self.objective.replicas is not None or isinstance(self.data, BatchList):
+            return True
+        return input_sizes.may_be_unlike(self.data.data)
 
     def column_sizes(self) -> np.ndarray:
         """The root of the diagonal of the Gauss-Newton matrix at the weights as they are, float64 of shape `(n,)`.

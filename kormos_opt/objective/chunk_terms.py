@@ -12,7 +12,7 @@ import tensorflow as tf
 from kormos_opt.data.rows import rows_of
 from kormos_opt.keras_internals import model as keras_model
 from kormos_opt.keras_internals import tracing
-from kormos_opt.objective import gauss_newton, input_sizes, precision, train_step
+from kormos_opt.objective import gauss_newton, input_sizes, loss_domains, precision, train_step
 from kormos_opt.objective.chunk_sums import Quantity
 from kormos_opt.objective.flat_parameters import FlatParameters
 from kormos_opt.objective.loss_reductions import LossReductions
@@ -81,15 +81,23 @@ class ChunkTerms:
 
     def _null_loss(self, point, chunk, total_rows, loss_denominators):
         """The loss of the best guess without any input."""
-        reductions, rows = _reductions(chunk, total_rows, loss_denominators, of_null=True)
-        record = self._run_train_step(chunk, reductions)
+        reductions, rows = _reductions(chunk, total_rows, loss_denominators)
+        record = self._run_train_step(chunk, reductions, instead=loss_domains.null_values)
         return (rows * tf.cast(record.loss, tf.float64),), {}
 
     def _misfits(self, point, chunk, total_rows, loss_denominators):
         """Labels and outputs that the losses are not defined for, counted."""
-        reductions, _ = _reductions(chunk, total_rows, loss_denominators, only_misfits=True)
-        self._run_train_step(chunk, reductions)
-        return (tf.reshape(tf.stack(reductions.misfits), (-1, 2)),), {}
+        reductions, _ = _reductions(chunk, total_rows, loss_denominators)
+        counts = []
+
+        def count(loss, y_true, y_pred, values, sample_weight, mask):
+            """0 for the loss, which may raise an error for labels that are no classes."""
+            if loss_domains.has_domain(loss):
+                counts.append(loss_domains.misfits(loss, y_true, y_pred, values, sample_weight, mask))
+            return tf.zeros(tf.shape(values), values.dtype)
+
+        self._run_train_step(chunk, reductions, instead=count)
+        return (tf.reshape(tf.stack(counts), (-1, 2)),), {}
 
     def _input_moments(self, point, chunk, total_rows, loss_denominators):
         """The mean squares and the means of the inputs of kernels that stand on the data."""
@@ -191,16 +199,19 @@ class ChunkTerms:
     def _substitutes(self, pieces):
         return list(zip(self.parameters.variables, pieces, strict=True)) if self._reads_x() else ()
 
-    def _run_train_step(self, chunk, reductions, substitutes=(), squares=None, cut=None):
+    def _run_train_step(self, chunk, reductions, substitutes=(), squares=None, cut=None, instead=None):
         float64 = self.dtype == "float64"
         compute = precision.float64_compute(self._model, substitutes) if float64 else contextlib.nullcontext()
         losses = tracing.undivided_losses() if self._is_replicated else contextlib.nullcontext()
         explained = precision.explained() if float64 else contextlib.nullcontext()
-        corrected = tracing.corrected_losses(self._model, functools.partial(_reduce, reductions, squares), cut)
+        ranged = []
+        corrected = tracing.corrected_losses(
+            self._model, functools.partial(_reduce, reductions, squares, ranged, instead), cut
+        )
         with explained, compute, losses, corrected:
             record = train_step.run(self._model, precision.in_float64(chunk) if float64 else chunk)
         self.logs = keras.tree.map_structure(_spec, record.logs)
-        self.ranged_losses = reductions.ranged
+        self.ranged_losses = ranged
         self.is_doubtful |= (
             reductions.may_mix_rows
             or keras_model.has_own_loss(self._model)
@@ -216,17 +227,22 @@ class ChunkTerms:
         return self._asked_for_float64 and coarse and keras_model.has_stock_train_step(self._model)
 
 
-def _reductions(chunk, total_rows, loss_denominators, **how):
+def _reductions(chunk, total_rows, loss_denominators):
     rows = tf.cast(rows_of(chunk), tf.float64)
-    return LossReductions(rows, total_rows, loss_denominators, **how), rows
+    return LossReductions(rows, total_rows, loss_denominators), rows
 
 
-def _reduce(reductions, squares, stock, loss, y_true, y_pred, values, sample_weight, mask):
+def _reduce(reductions, squares, ranged, instead, stock, loss, y_true, y_pred, values, sample_weight, mask):
     """The reduction of a loss, which belongs to the objective until the gradients have been handed over."""
     if train_step.current_record().gradients is not None:
         return stock(values, sample_weight, mask, loss.reduction)
+    loss_domains.check_logits(loss, y_pred)
+    if loss_domains.has_domain(loss):
+        ranged.append(loss)
     if squares is not None:
         squares.hear_loss(loss, y_true, y_pred, values)
+    if instead is not None:
+        values = instead(loss, y_true, y_pred, values, sample_weight, mask)
     return reductions.reduce(stock, loss, y_true, y_pred, values, sample_weight, mask)
 
 

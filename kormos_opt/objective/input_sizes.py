@@ -9,7 +9,6 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from kormos_opt.data.full_batch import WholeTensors
 from kormos_opt.keras_internals import tracing
 from kormos_opt.objective.flat_parameters import FlatParameters
 
@@ -91,14 +90,13 @@ def kernels_with_bias(parameters: FlatParameters, biases: dict) -> tuple[Kernel,
     )
 
 
-def may_be_unlike(data, replicas) -> bool:
-    """Whether the columns of the data may be of different units: a look at the largest entries of each.
+def may_be_unlike(data) -> bool:
+    """Whether the columns of dense data may be of different units: a look at the largest entries of each.
 
-    Nobody looks where a look is a pass: streams, and replicas, which have to agree.
+    Args:
+        data: What `train_step` takes, all rows.
     """
-    if replicas is not None or not isinstance(data, WholeTensors):
-        return True
-    x = data.data[0] if isinstance(data.data, tuple) else data.data
+    x = data[0] if isinstance(data, tuple) else data
     largest = [_largest(leaf) for leaf in tf.nest.flatten(x) if leaf is not None and leaf.shape.rank]
     return are_unlike(np.concatenate([each for each in largest if each is not None] or [np.zeros(0)]))
 

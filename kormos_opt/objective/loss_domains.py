@@ -97,7 +97,7 @@ def misfits(loss: keras.losses.Loss, y_true, y_pred, values, sample_weight, mask
     return tf.stack([_count(bad, values, counts) for bad in (bad_labels, bad_outputs)])
 
 
-def null_values(loss: keras.losses.Loss, y_true, y_pred, values) -> tf.Tensor:
+def null_values(loss: keras.losses.Loss, y_true, y_pred, values, *_) -> tf.Tensor:
     """The values of a loss for the best guess without any input: the mean of the targets of the chunk, for each output.
 
     0 for a loss that does not compare numbers of one unit.

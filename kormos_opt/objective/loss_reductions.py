@@ -14,7 +14,6 @@ import keras
 import tensorflow as tf
 
 from kormos_opt.keras_internals import tracing
-from kormos_opt.objective import loss_domains
 
 
 class LossReductions:
@@ -25,31 +24,16 @@ class LossReductions:
         total_rows: Scalar float64 tensor, rows of the whole.
         loss_denominators: float64 tensor with the D of every loss that has one, or `None` while they are being
             counted.
-        only_misfits: Whether the values of the losses are not wanted: some raise an error for labels that are no
-            classes. Defaults to `False`.
-        of_null: Whether outputs are replaced by the mean of the targets. Defaults to `False`.
 
     Attributes:
         parts: The part that this chunk has in each D.
-        ranged: The losses that are not defined for all labels and outputs.
-        misfits: What they are not defined for, counted for each of them.
         may_mix_rows: Whether a loss gave one number for the whole chunk, or may compare rows with each other.
     """
 
-    def __init__(
-        self,
-        rows: tf.Tensor,
-        total_rows: tf.Tensor,
-        loss_denominators: tf.Tensor | None,
-        only_misfits: bool = False,
-        of_null: bool = False,
-    ):
+    def __init__(self, rows: tf.Tensor, total_rows: tf.Tensor, loss_denominators: tf.Tensor | None):
         self._share = total_rows / rows
         self._denominators = loss_denominators
-        self._only_misfits = only_misfits
-        self._of_null = of_null
         self.parts = []
-        self.ranged, self.misfits = [], []
         self.may_mix_rows = False
 
     def reduce(self, stock, loss: keras.losses.Loss, y_true, y_pred, values, sample_weight, mask):
@@ -65,14 +49,6 @@ class LossReductions:
             mask: That of the predictions and of the values together, as Keras has it.
         """
         _check_ranks(loss, y_true, y_pred)
-        loss_domains.check_logits(loss, y_pred)
-        if loss_domains.has_domain(loss):
-            self.ranged.append(loss)
-            self.misfits.append(loss_domains.misfits(loss, y_true, y_pred, values, sample_weight, mask))
-        if self._only_misfits:
-            return tf.zeros((), values.dtype)
-        if self._of_null:
-            values = loss_domains.null_values(loss, y_true, y_pred, values)
         self.may_mix_rows |= not _treats_rows_alone(loss)
         if len(values.shape) == 0:
             self.may_mix_rows = True

@@ -313,7 +313,8 @@ class Fit:
         return moved
 
     def _left_to_gain(self, run, limits):
-        found = left_to_gain(self._objective, run.accepted.x, limits)
+        has_derivatives = self._progress.stage.method.derivatives != "none"
+        found = left_to_gain(self._objective, run.accepted.x, limits, has_derivatives)
         self._objective.parameters.assign(run.accepted.x)
         run.count(found.nfev, found.nhev)
         return found

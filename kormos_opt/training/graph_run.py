@@ -127,6 +127,11 @@ class GraphRun(Run):
         if self.accepted is None:
             self._start()
 
+    def detach(self) -> None:
+        """Lets the context go too, which holds the data."""
+        super().detach()
+        self._context = None
+
     def survives_interrupt(self) -> bool:
         """The variables change all at once, so they are those of an iterate, maybe of one not accepted yet."""
         if self.accepted is None or self.result is not None:
@@ -181,6 +186,9 @@ class GraphRun(Run):
             if self._goes_on():
                 return
             _log.warning(Reason.OTHER_MEMORY.message)
+        self._start_afresh(x)
+
+    def _start_afresh(self, x):
         evaluation = self._objective.evaluate(x)
         self._objective.check_start(evaluation)
         self.nfev = 1

@@ -32,22 +32,25 @@ class Answers(Protocol):
         """The states of the model's seed generators, int64 of shape `(count, 2)`."""
 
 
+NO_CURVATURES = np.inf, 0.0, 0.0, 0.0
+
+
 class Curvatures:
     """The curvature of f along the steps of a run, `s'y / s's` in the variables of the solver.
 
     Attributes:
-        values: The smallest, the largest, and how many there were; float64 of shape `(3,)`.
+        values: The smallest, the largest, how many there were, and f at the start; float64 of shape `(4,)`.
     """
 
-    def __init__(self, values: np.ndarray | None = None):
-        self.values = np.array([np.inf, 0.0, 0.0] if values is None else values)
+    def __init__(self, values=NO_CURVATURES):
+        self.values = np.array(values, "float64")
 
     def add(self, s: np.ndarray, y: np.ndarray) -> None:
         """Takes a step and the change of the gradient."""
         product, length = s @ y, s @ s
         if product > 0 and length > 0:
-            smallest, largest, count = self.values
-            self.values[:] = min(smallest, product / length), max(largest, product / length), count + 1
+            smallest, largest, count, _ = self.values
+            self.values[:3] = min(smallest, product / length), max(largest, product / length), count + 1
 
 
 class Run:
@@ -222,9 +225,10 @@ class Run:
 
     def _take(self, evaluation):
         before, self.accepted = self.accepted, evaluation
-        if before is not None and before.jac is not None and evaluation.jac is not None and self.units is not None:
-            self.curvatures.add(
-                self.units.own(evaluation.x - before.x), self.units.own_gradient(evaluation.jac - before.jac)
-            )
+        if before is None:
+            self.curvatures.values[3] = evaluation.fun
+        elif not any(each is None for each in (self.units, before.jac, evaluation.jac)):
+            step = self.units.own(evaluation.x - before.x)
+            self.curvatures.add(step, self.units.own_gradient(evaluation.jac - before.jac))
         if evaluation.jac is not None:
             self.gradient_norm = float(np.linalg.norm(evaluation.jac))

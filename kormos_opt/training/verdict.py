@@ -6,6 +6,7 @@ be gained is asked of f itself, in double precision, by `solvers/remaining_gain.
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
 
 LITTLE = 2e-4  # of the loss
 _LITTLE_OF_NULL = 5e-5  # of the loss that the best constant has
-_ENOUGH_STEPS, _ALIKE, _CAUTION = 10, 1e3, 100.0
+_LITTLE_OF_FIRST = 1e-6  # of the first loss, which says something where the curvatures are alike
+_ENOUGH_STEPS, _ALIKE, _CAUTION = 5, 1e3, 100.0
 _MAY_NOT_BE = (
     Ending.RESOLUTION,
     Ending.SMALL_REDUCTION,
@@ -62,35 +64,41 @@ def is_doubtful(stage: Stage, run: Run, may_go_on: bool) -> bool:
         return False
     if stage.has_loose_tolerances or (stage.has_own_tolerances and rests_on_gradient(ending, run.method)):
         return False
-    smallest, largest, count = run.curvatures.values
+    smallest, largest, count, first = run.curvatures.values
     if accepted.jac is None or count < min(accepted.x.size, _ENOUGH_STEPS) or largest > _ALIKE * smallest:
         return True
     own = accepted.jac if run.units is None else run.units.own_gradient(accepted.jac)
-    return bool(_CAUTION * (own @ own) / (2 * smallest) > LITTLE * abs(accepted.fun))
+    little = max(LITTLE * abs(accepted.fun), _LITTLE_OF_FIRST * abs(first))
+    return bool(_CAUTION * (own @ own) / (2 * smallest) > little)
 
 
-def left_to_gain(objective: BoundObjective, x: np.ndarray, bounds: Bounds | None) -> OptimizeResult:
+def left_to_gain(
+    objective: BoundObjective, x: np.ndarray, bounds: Bounds | None, has_derivatives: bool
+) -> OptimizeResult:
     """What `remaining_gain` finds, in double precision where the model can be computed in it.
 
     Args:
         objective: f.
         x: The point, float64 of shape `(n,)`.
         bounds: Those of the stage, or `None`.
+        has_derivatives: Whether the method asks for derivatives; else difference quotients of gradients serve.
 
     Returns:
-        Its result, with `nfev`, the evaluations, and `is_little`. Without a result where f has no derivatives.
+        Its result, with `nfev`, the evaluations, and `is_little`.
     """
     if objective.objective.dtype != "float64":
         x = objective.parameters.round(x)
     try:
-        answers = _Answers(objective.variant(float64=True, curvature="exact", copies=False, checks=False))
+        variant = objective.variant(float64=True, curvature="exact", copies=False, checks=False)
+        answers = _Answers(variant, has_derivatives)
         found = _answered(remaining_gain(x, bounds), answers)
     except _REFUSALS:
-        answers = _Answers(objective)
+        answers = _Answers(objective, has_derivatives)
         found = _answered(remaining_gain(x, bounds), answers)
     little = LITTLE * abs(found.fun + found.gain)
     if found.gain > little:
-        little = max(little, _LITTLE_OF_NULL * objective.null_loss())
+        with contextlib.suppress(*_REFUSALS):  # of a train step that needs the gradient of its loss
+            little = max(little, _LITTLE_OF_NULL * objective.null_loss())
     found.update(nfev=answers.nfev, nhev=answers.nhev, is_little=bool(found.gain <= little))
     return found
 
@@ -116,7 +124,7 @@ def tell(run: Run, found: OptimizeResult, dtype: str) -> None:
             what_next = what_next.replace(
                 " goes further", f' goes further, with precision="float64" where {dtype} hides it'
             )
-        share = found.gain / abs(found.fun + found.gain)
+        share = found.gain / max(abs(found.fun + found.gain), found.gain)
         _end(result, Ending.PROGRESS_LEFT, reason=reason, share=f"{100 * share:.2g} %", what_next=what_next)
 
 
@@ -132,9 +140,9 @@ def _end(result, ending, **words):
 class _Answers:
     """Answers `remaining_gain`, and counts."""
 
-    def __init__(self, objective):
+    def __init__(self, objective, has_products):
         self._objective = objective
-        self._has_products = True
+        self._has_products = has_products
         self.nfev = self.nhev = 0
 
     def value(self, x):
