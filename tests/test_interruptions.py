@@ -138,7 +138,7 @@ def fit_with_ctrl_c(cut, x, y, number, expected, monkeypatch):
 def test_ctrl_c_inside_the_solver_starts_afresh_and_says_so(monkeypatch, caplog):
     x, y = regression()
     model, accepted = compiled(network()), Accepted()
-    send, left = SolverRun._send, [6]
+    send, left = SolverRun._send, [5]
 
     def failing(self, answer):
         left[0] -= 1

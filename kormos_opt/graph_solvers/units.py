@@ -1,10 +1,14 @@
 """The change of variables of `solvers/units.py` in TensorFlow operations, without a scatter."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import tensorflow as tf
 
-from kormos_opt.solvers.units import Centered
+if TYPE_CHECKING:
+    from kormos_opt.solvers.units import Centered
 
 
 def weights_of(z: tf.Tensor, scale: tf.Tensor, shift: tf.Tensor, centered: Sequence[Centered]) -> tf.Tensor:

@@ -76,10 +76,21 @@ def in_own_variables(
 
 def _stretched(begin, x0, units, is_free, resolution, bounds):
     """Finds the unit of the first step before the solver begins."""
-    length, tried = yield from visible_length(x0, units, resolution, is_free, bounds)
+    answer = yield EvaluateWithGradient(x0)
+    length, tried = yield from visible_length(x0, *answer, units, resolution, is_free, bounds)
     units.multiply(length)
-    result = yield from begin()
-    if "nfev" in result:
+    solver = begin()
+    try:
+        request = next(solver)
+        if isinstance(request, EvaluateWithGradient) and np.array_equal(request.x, x0):
+            request = solver.send(answer)
+        while True:
+            request = solver.send((yield request))
+    except StopIteration as end:
+        result = end.value
+    finally:
+        solver.close()
+    if tried and "nfev" in result:
         result.nfev += tried
     return result
 

@@ -20,7 +20,13 @@ _MOST = 64  # lengths that are tried
 
 
 def visible_length(
-    x0: np.ndarray, units: Units, resolution: float, is_free: np.ndarray | None = None, bounds: Bounds | None = None
+    x0: np.ndarray,
+    fun: float,
+    jac: np.ndarray,
+    units: Units,
+    resolution: float,
+    is_free: np.ndarray | None = None,
+    bounds: Bounds | None = None,
 ) -> Generator:
     """A power of two to multiply the units of all weights with: 1 where f shows a step of length 1.
 
@@ -28,6 +34,8 @@ def visible_length(
 
     Args:
         x0: The starting point, float64 of shape `(n,)`.
+        fun: f there.
+        jac: The gradient there.
         units: Those of the weights.
         resolution: The relative resolution of f.
         is_free: Which weights may move. Defaults to `None`: all.
@@ -39,7 +47,6 @@ def visible_length(
     Returns:
         The factor, and how many points were tried beside `x0`.
     """
-    fun, jac = yield EvaluateWithGradient(x0)
     own = units.own_gradient(jac if is_free is None else jac * is_free)
     slope = np.linalg.norm(own)
     if not np.isfinite(fun) or slope == 0 or not is_hidden(slope, fun, _HARDLY_SEEN * resolution):

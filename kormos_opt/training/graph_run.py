@@ -194,7 +194,7 @@ class GraphRun(Run):
         self.nfev = 1
         self.units, resolution = self._context.units(self._method, centers=True)
         if resolution is not None:
-            self._find_first_step(x, resolution)
+            self._find_first_step(evaluation, resolution)
         variables = self._variables
         own = evaluation._replace(x=self.units.own(x), jac=self.units.own_gradient(evaluation.jac))
         self._step.begin(own)
@@ -212,8 +212,8 @@ class GraphRun(Run):
     def _say_that_it_runs(self):
         self._variables.is_running.assign(IN_FLOAT64 if self.is_in_float64 else RUNS)
 
-    def _find_first_step(self, x, resolution):
-        search, answer = visible_length(x, self.units, resolution), None
+    def _find_first_step(self, start, resolution):
+        search, answer = visible_length(*start[:3], self.units, resolution), None
         try:
             while True:
                 request = search.send(answer)
@@ -221,7 +221,7 @@ class GraphRun(Run):
                 answer = evaluation.fun, evaluation.jac
         except StopIteration as end:
             length, tried = end.value
-        self._objective.parameters.assign(x)
+        self._objective.parameters.assign(start.x)
         self.units.multiply(length)
         self.nfev += tried
 
