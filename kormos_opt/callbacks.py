@@ -1,10 +1,12 @@
 """Callbacks for fits with our optimizers: new training data in the middle of a fit."""
 
+import logging
 from collections.abc import Callable
 
 import keras
 import numpy as np
 
+_log = logging.getLogger("kormos_opt")
 _SHAPE = "an array x, or a tuple (x, y) or (x, y, sample_weight) of arrays"
 
 
@@ -79,6 +81,18 @@ class ResampleData(keras.callbacks.Callback):
             arrays = _as_tuple(self.sample(self.model, np.random.default_rng([self.seed, due])))
             train_function.go_on_with(*arrays)
             optimizer.drawn_data = drawn._replace(count=due, arrays=arrays)
+
+    def on_train_end(self, logs=None):
+        train_function = self.model.train_function
+        iterations = int(self.model.optimizer.iterations.numpy())
+        if getattr(train_function, "has_ended", False) and iterations < self.every:
+            _log.warning(_ENDED_BEFORE.format(iterations, self.every))
+
+
+_ENDED_BEFORE = (
+    "The solver has ended after {} iterations, before the first draw of ResampleData after {}. Draw more often, or "
+    "take a method that needs more iterations, such as SSBroyden."
+)
 
 
 def residual_sampling(

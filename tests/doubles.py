@@ -63,6 +63,7 @@ class NumpyObjective(NumpyAnswers):
         self.objective = SimpleNamespace(outside=self, dtype="float64", log_names=set(), settings=settings)
         self.state = self
         self.may_change_unseen, self.random_operations = False, []
+        self.foreign_names = lambda model: []
 
     def evaluate(self, x, gradient=True):
         self.parameters.assign(x)

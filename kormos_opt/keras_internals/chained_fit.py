@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 from keras.src.utils import io_utils
 
+from kormos_opt.keras_internals import fit_callbacks
 from kormos_opt.keras_internals.fit_callbacks import LEARNING_RATE, refuse_learning_rate_callbacks
 from kormos_opt.keras_internals.model import is_ours
 
@@ -132,6 +133,7 @@ class _OneFit(keras.callbacks.CallbackList):
         callbacks = getattr(callbacks, "callbacks", callbacks)
         shown = {"add_history": True, "add_progbar": verbose != 0}
         super().__init__(callbacks, model=model, verbose=verbose, epochs=epochs, steps=None, **shown)
+        fit_callbacks.show_counts(self)
         self.epoch = initial_epoch
         self.has_worked = False
         self._all = self.callbacks

@@ -4,6 +4,7 @@ import contextlib
 import functools
 
 import keras
+import numpy as np
 
 LEARNING_RATE = keras.callbacks.LearningRateScheduler, keras.callbacks.ReduceLROnPlateau
 
@@ -12,7 +13,7 @@ def callback_list(model, steps, callbacks, verbose, epochs, **_):
     """The callbacks as `fit` itself would put them together."""
     if isinstance(callbacks, keras.callbacks.CallbackList):
         return callbacks
-    return keras.callbacks.CallbackList(
+    listed = keras.callbacks.CallbackList(
         callbacks,
         add_history=True,
         add_progbar=verbose != 0,
@@ -21,6 +22,37 @@ def callback_list(model, steps, callbacks, verbose, epochs, **_):
         steps=steps,
         model=model,
     )
+    show_counts(listed)
+    return listed
+
+
+def show_counts(callbacks) -> None:
+    """Lets the progress bar show counts as integers, and nothing where there is no number."""
+    for logger in callbacks.callbacks:
+        if isinstance(logger, keras.callbacks.ProgbarLogger):
+            for name in ("_update_progbar", "_finalize_progbar"):
+                setattr(logger, name, functools.partial(_with_counts, getattr(type(logger), name), logger))
+
+
+def _with_counts(stock, logger, *arguments):
+    *others, logs = arguments
+    shown = {name: _Count(value) if name in _COUNTS else value for name, value in (logs or {}).items()}
+    empty = {name for name, value in shown.items() if np.ndim(value) == 0 and np.isnan(value)}
+    empty |= {"hessp_evals"} if shown.get("hessp_evals") == 0 else set()
+    stock(logger, *others, {name: value for name, value in shown.items() if name not in empty})
+
+
+_COUNTS = {"fg_evals", "hessp_evals", "stage"}
+
+
+class _Count(float):
+    """A number that the progress bar divides by 1 and formats with digits behind the point."""
+
+    def __truediv__(self, other):
+        return _Count(float(self) / other)
+
+    def __format__(self, spec):
+        return f"{float(self):.0f}"
 
 
 @contextlib.contextmanager

@@ -122,6 +122,17 @@ def are_probabilities(outputs) -> bool:
     return hasattr(outputs, "_keras_logits")
 
 
+def fixed_batch(model: keras.Model) -> int | None:
+    """The rows that a batch of the model must have, `None` for any number."""
+    sizes = {each.shape[0] for each in getattr(model, "inputs", None) or [] if len(each.shape)}
+    return next((size for size in sizes if size is not None), None)
+
+
+def is_random_augmentation(layer: keras.Layer) -> bool:
+    """Whether it is one of Keras's layers that change images or spectra at random in training."""
+    return type(layer).__module__.startswith("keras.src.layers.preprocessing") and hasattr(layer, "generator")
+
+
 def has_mask(outputs) -> bool:
     """Whether a layer has told which entries of its outputs are valid."""
     return getattr(outputs, "_keras_mask", None) is not None

@@ -112,7 +112,7 @@ def recorded_inputs(on_input):
 
     Args:
         on_input: Called as `on_input(kernel, bias, inputs)`: the variable, of shape `(..., columns, units)`; that which
-            is added to the product, `None` where there is none; and what is multiplied, of shape `(rows, ..., columns)`.
+            is added to the product, or `None`; and what is multiplied, of shape `(rows, ..., columns)`.
     """
     graph = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()  # not those of loops inside
 

@@ -45,8 +45,8 @@ def check_version(version: str) -> None:
 
 
 _UNTESTED = (
-    "kormos_opt was not tested with keras {}, which is later than {}.{}. Its methods take the arguments that are known, so "
-    "it goes on. Where something fails, install the earlier version."
+    "kormos_opt was not tested with keras {}, which is later than {}.{}. Its methods take the arguments that are "
+    "known, so it goes on. Where something fails, install the earlier version."
 )
 
 

@@ -122,6 +122,7 @@ class Objective:
             ValueError: Without a row, for NaN in the weights, or for a loss that depends on how the rows are cut.
         """
         rows = _all_rows(data, replicas)
+        _check_fixed_batch(model, settings, rows)
         structure = _structure_of(data, replicas)
         data = settings.prepared(data, replicas)
         terms = ChunkTerms(model, settings.float64, replicas is not None, settings.curvature)
@@ -252,6 +253,17 @@ def _all_rows(data, replicas):
     if rows == 0:
         raise ValueError(NO_ROWS)
     return rows
+
+
+def _check_fixed_batch(model, settings, rows):
+    fixed = keras_model.fixed_batch(model)
+    if fixed is None or (rows % fixed == 0 and fixed in (settings.batch_size, rows)):
+        return
+    raise ValueError(
+        f"Expected rows in batches of {fixed}, the fixed batch size of the model. Received: {rows} rows and "
+        f"batch_size={settings.batch_size!r} of the optimizer. Give the optimizer batch_size={fixed} and a multiple of "
+        f"{fixed} rows, or make the model with any batch size."
+    )
 
 
 def _structure_of(data, replicas):

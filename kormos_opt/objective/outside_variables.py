@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import keras
 import tensorflow as tf
 
 from kormos_opt.keras_internals import graphs
@@ -49,6 +50,15 @@ class OutsideVariables:
         self.is_random = draws or bool(self.random_operations)
         self._values = []
         self.remember()
+
+    def foreign_names(self, model: keras.Model) -> list[str]:
+        """The names of trainable variables that the model does not own, in a graph."""
+        own = {id(each) for variable in model.variables for each in keras_model.tensorflow_variables(variable)}
+        return [
+            variable.name.split(":")[0]
+            for variable in self._variables
+            if variable.trainable and id(variable) not in own
+        ]
 
     def remember(self) -> None:
         """Takes the values as they are now."""

@@ -79,13 +79,17 @@ class ResidualTerms:
 class TracedResiduals:
     """The functions of `ResidualTerms`, traced once for an objective.
 
+    XLA compiles them where the model asks for it, unless there are loops as those of recurrent layers: it unrolls
+    nothing there, and a Jacobian takes tens of times as long.
+
     Args:
         objective: f without data.
     """
 
     def __init__(self, objective: Objective):
         self.terms = ResidualTerms(objective.terms)
+        jit_compile = objective.asks_for_xla and objective.may_vectorize
         for name in ("residuals", "jacobian_of_each_row", "products", "transposed_products"):
             function = getattr(self.terms, name)
-            compiled_function = compiled(function, objective.is_eager, exact=True, jit_compile=objective.asks_for_xla)
+            compiled_function = compiled(function, objective.is_eager, exact=True, jit_compile=jit_compile)
             setattr(self, name, compiled_function)

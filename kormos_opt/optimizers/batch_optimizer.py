@@ -50,14 +50,14 @@ class BatchOptimizer(OwnedByOneModel, RemembersSolver):
         curvature: What methods with second derivatives multiply with: `"exact"`, the Hessian, or `"gauss-newton"`, a
             matrix that is positive semidefinite for every convex loss. For models that are linear in their weights it
             is the Hessian. Defaults to `"exact"`.
-        x_scale: The units in which the solver sees the weights, as `scipy.optimize.least_squares` has them: the solver
-            moves z = weights / x_scale. A positive number, or one for each weight; `"inputs"`, 1 / root mean square of
-            what a weight is multiplied with, for kernels that stand on the data; `"jac"`, 1 / norm of the column of the
-            Jacobian at the start, which takes n products; `None`, 1; or `"auto"`: `"inputs"` where the sizes of the inputs
-            differ by more than a hundred, which is said once, else 1. Where float32 cannot show what a step of length 1
-            does to the loss, all but `None` look for a longer one first. Numbers are rounded to powers of two, which
-            loses no digit. Weights, bounds, constraints, results and files stay in your units; `gtol` is for the scaled
-            gradient. Defaults to `"auto"`.
+        x_scale: The units in which the solver sees the weights, as `scipy.optimize.least_squares` has them: it moves
+            z = weights / x_scale. A positive number, or one for each weight; `"inputs"`, as if the inputs of kernels
+            on the data were standardized (with bounds or constraints: divided by their root mean square); `"jac"`,
+            1 / norm of the column of the Jacobian at the start, which takes n products; `None`, 1; or `"auto"`:
+            `"inputs"` where the sizes of the inputs differ by more than a hundred, which is said once, else 1. Where
+            the precision of f cannot show what a step of length 1 changes, all but `None` look for a longer one first.
+            Numbers are rounded to powers of two. Weights, bounds, constraints, results and files stay in your units;
+            `gtol` is for the gradient that the solver sees. Defaults to `"auto"`.
         polish: Whether a fit that stops although something is left to gain is finished by truncated Newton steps in
             double precision, ten at most; each is an iterate. Defaults to `False`.
         **kwargs: Nothing. Settings of Keras's stochastic optimizers are refused with the reason.

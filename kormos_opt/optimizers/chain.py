@@ -190,6 +190,7 @@ class Chain(OwnedByOneModel, keras.optimizers.Optimizer):
         before = self._untracked.standing
         if self.is_stochastic():
             standing = before._replace(epochs=before.epochs + 1, passes=before.passes + 1)
+            self._untracked.stochastic_result = self._result_of_epochs(standing, logs)
         else:
             standing = before.counted(int(logs["fg_evals"]), int(logs["hessp_evals"]))
         self._untracked.standing = self._untracked.upcoming = standing
@@ -224,10 +225,25 @@ class Chain(OwnedByOneModel, keras.optimizers.Optimizer):
 
     @property
     def result(self) -> FitResult | None:
-        """The result of the solver at work, or of the last one before it, `None` if there was none."""
+        """The result of the stage at work, or of the last one before it, `None` if there was none.
+
+        Of an optimizer of Keras, which never ends by itself, it says how far it has come.
+        """
+        if self.is_stochastic() and self._untracked.standing.epochs:
+            return self._untracked.stochastic_result
         so_far = self.chained[: self._untracked.standing.stage + 1]
         results = [each.result for each in so_far if isinstance(each, BatchOptimizer)]
         return next((result for result in reversed(results) if result is not None), None)
+
+    def _result_of_epochs(self, standing, logs):
+        optimizer, loss = self.current(), logs.get("loss", np.nan)
+        message = (
+            f"Not converged: {optimizer.name}, stage {standing.stage} of {len(self.chained)}, has had "
+            f"{standing.epochs} epochs. fit goes on from here."
+        )
+        return FitResult(
+            message=message, success=False, status=1, ending=None, method=optimizer.name, fun=loss, nit=standing.epochs
+        )
 
     @property
     def iterations(self):
@@ -344,6 +360,7 @@ class _Untracked:
         self.standing = self.upcoming = Standing()
         self.train_functions = {}
         self.compilation = None  # of the last fit
+        self.stochastic_result = None
 
 
 _GOES_ON_IN_THE_LAST = (

@@ -132,7 +132,7 @@ class RecentEvaluations:
             gradient: Whether only one with a gradient will do. Defaults to `False`.
         """
         for evaluation in (self._latest, self._iterate, self._best):
-            if evaluation is not None and np.array_equal(evaluation.x, x):
-                if evaluation.jac is not None or not gradient:
-                    return evaluation
+            is_there = evaluation is not None and np.array_equal(evaluation.x, x)
+            if is_there and (evaluation.jac is not None or not gradient):
+                return evaluation
         return None

@@ -5,7 +5,8 @@ from enum import Enum
 from scipy.optimize import OptimizeResult
 
 _CONVERGED = "Converged: {}. A smaller {{option}} goes further"
-_AS_LOW_AS_SEEN = 'Either the loss is as low as its rounding errors let it be seen (precision="float64" sees more), or '
+SEES_MORE = ' (precision="float64" sees more)'
+_AS_LOW_AS_SEEN = f"Either the loss is as low as its rounding errors let it be seen{SEES_MORE}, or "
 
 
 class Ending(Enum):

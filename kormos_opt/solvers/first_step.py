@@ -53,7 +53,9 @@ def visible_length(
         return 1.0, 0
     direction = units.weights(-own / slope)
     length, best = 1.0, (fun, 1.0)
-    for tried in range(1, _MOST + 1):
+    tried = 0
+    while tried < _MOST:
+        tried += 1
         length *= _FACTOR
         x = x0 + length * direction
         value, _ = yield EvaluateWithGradient(x if bounds is None else np.clip(x, bounds.lb, bounds.ub))

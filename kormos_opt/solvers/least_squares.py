@@ -107,7 +107,7 @@ def _run(x0, bounds, settings, tolerances, x_scale, jacobian, max_nfev):
     return (yield from in_thread(_Call(x0, residuals, products, settings)))
 
 
-class _LossIsZero(Exception):
+class _LossIsZeroError(Exception):
     """Unwinds scipy, which would go on for ever where the loss goes to 0 at infinity."""
 
 
@@ -146,13 +146,13 @@ class _Call:
                 self._iterate = x
                 accept(x)
                 if np.array_equal(x, self._latest[0]) and self._is_zero(self._latest[1]):
-                    raise _LossIsZero
+                    raise _LossIsZeroError
             self._njev += 1
             return self._operator(ask, x) if self._products else ask(Jacobian(x))
 
         try:
             return self._settled(scipy.optimize.least_squares(fun, self._x0, jac, **self._settings))
-        except _LossIsZero:
+        except _LossIsZeroError:
             return Ending.ZERO_LOSS.result(x=self._iterate, nit=self._nit, nfev=self._nfev, njev=self._njev)
 
     def _is_zero(self, residuals):

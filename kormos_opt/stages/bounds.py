@@ -18,9 +18,10 @@ def resolve(bounds, parameters: "FlatParameters", method: Method) -> Bounds | No
     """The bounds of the flat vector, or `None` if there are none.
 
     Args:
-        bounds: `None`, a `scipy.optimize.Bounds`, a sequence of `(low, high)` for every weight, or a mapping from
-            patterns to `(low, high)`, where `None` means no bound and arrays have the shape of the variable. A pattern
-            of `fnmatch` matches the whole of `variable.path` or its last parts; where several match, the last counts.
+        bounds: `None`, a `scipy.optimize.Bounds`, a sequence of `(low, high)` for every weight, `(lower, upper)` for
+            all of them as in `scipy.optimize.curve_fit` unless there are two weights, or a mapping from patterns to
+            `(low, high)`, where `None` means no bound and arrays have the shape of the variable. A pattern of `fnmatch`
+            matches the whole of `variable.path` or its last parts; where several match, the last counts.
         parameters: The variables.
         method: The method that shall take them.
 
@@ -62,11 +63,20 @@ def _parts(bounds):
     return bounds.lb, bounds.ub, bounds.keep_feasible
 
 
+def _side(side, usual, size):
+    """One side of `(lower, upper)`: a number for all weights, or one for each."""
+    numbers = [side] * size if side is None or np.ndim(side) == 0 else side
+    return [_number(number, usual) for number in numbers]
+
+
 def _by_position(bounds, parameters):
     if bounds is None:
         return None
     if isinstance(bounds, Bounds):
         lb, ub, keep_feasible = _parts(bounds)
+    elif len(bounds) == 2 and parameters.size != 2:
+        lb, ub = (_side(side, usual, parameters.size) for side, usual in zip(bounds, (-np.inf, np.inf), strict=True))
+        keep_feasible = False
     else:
         pairs = [(_number(low, -np.inf), _number(high, np.inf)) for low, high in bounds]
         lb, ub, keep_feasible = [low for low, _ in pairs], [high for _, high in pairs], False

@@ -46,8 +46,8 @@ class Context(Protocol):
         hands over because f has changed."""
 
     def units(self, method: Method, centers: bool) -> tuple[Units, float | None]:
-        """The units of the weights, in which inputs may be centered, and the resolution of f where a first step is to be
-        found, else `None`."""
+        """The units of the weights, in which inputs may be centered; and the resolution of f where a first step is to
+        be found, else `None`."""
 
     def run(self, solver: Solver, method: Method, ends_at_resolution: bool, units: Units) -> "Run":
         """A run of a solver in numpy, in these units."""
@@ -160,8 +160,8 @@ class SolverStage(Stage):
         solver = self.method.start(x0, **problem | options)
         if not isinstance(solver, Generator):
             raise TypeError(
-                f"Expected the `start` of {self.method.name} to return a generator of requests: a function with `yield`. "
-                f"Received: {solver!r:.200}. See kormos_opt.solvers.base."
+                f"Expected the `start` of {self.method.name} to return a generator of requests: a function with "
+                f"`yield`. Received: {solver!r:.200}. See kormos_opt.solvers.base."
             )
         return solver
 

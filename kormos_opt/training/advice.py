@@ -22,15 +22,19 @@ _ENOUGH = 0.01
 _NAMED = 3
 
 
-def on(model: keras.Model, iterations: int) -> dict[str, str | None]:
+def on(model: keras.Model, iterations: int, outside) -> dict[str, str | None]:
     """All of it, by topic.
 
     Args:
         model: The model.
         iterations: Those of the fit, and those before, 0 where nobody knows.
+        outside: What f depends on beside the weights, an `OutsideVariables`.
     """
     return {
         "dropout": on_dropout(model),
+        "augmentation": on_augmentation(model),
+        "random": on_random_operations(outside.random_operations),
+        "variables": on_foreign_variables(outside.foreign_names(model)),
         "frozen": on_frozen_layers(model),
         "statistics": on_batch_normalization(model, iterations),
     }
@@ -38,12 +42,53 @@ def on(model: keras.Model, iterations: int) -> dict[str, str | None]:
 
 def on_dropout(model: keras.Model) -> str | None:
     """What to know about layers that draw at random in training, or `None` if there are none."""
-    names = [layer.name for layer in keras_model.layers(model) if isinstance(layer, _RANDOM) and _strength(layer) > 0]
+    layers = keras_model.layers(model)
+    names = [layer.name for layer in layers if isinstance(layer, _RANDOM) and _strength(layer) > 0]
     if not names:
         return None
     return (
         f"Dropout or noise in {_listed(names)}: its mask stands still during a fit, so that the loss is a function of "
         "the weights. It does not regularize here. Set its rate to 0 and use kernel_regularizer= or early stopping."
+    )
+
+
+def on_augmentation(model: keras.Model) -> str | None:
+    """What to know about layers that change their inputs at random in training, or `None` if there are none."""
+    names = [layer.name for layer in keras_model.layers(model) if keras_model.is_random_augmentation(layer)]
+    if not names:
+        return None
+    return (
+        f"Random augmentation in {_listed(names)}: what it draws stands still during a fit, so that the loss is a "
+        "function of the weights. It adds no new data here. Augment the data before fit, or leave the layers out."
+    )
+
+
+def on_random_operations(kinds: list[str]) -> str | None:
+    """What to know about operations that draw other numbers in every call, or `None` if there are none.
+
+    Args:
+        kinds: Their kinds, such as `RandomUniform`.
+    """
+    if not kinds:
+        return None
+    return (
+        f"The loss draws other random numbers in every evaluation ({_listed(kinds)}), so it is no function of the "
+        "weights and no solver converges. Draw the numbers before fit, or with keras.random and a "
+        "keras.random.SeedGenerator of the model; kormos_opt.callbacks.ResampleData gives new ones in between."
+    )
+
+
+def on_foreign_variables(names: list[str]) -> str | None:
+    """What to know about trainable variables that the loss reads and the model does not own, or `None`.
+
+    Args:
+        names: Their names.
+    """
+    if not names:
+        return None
+    return (
+        f"The loss reads {_listed(names)}, a trainable tf.Variable that is no weight of the model: the solver leaves "
+        "it as it is. Make it a weight, self.name = self.add_weight(shape=(), name=...), or give it trainable=False."
     )
 
 
@@ -78,9 +123,10 @@ def on_frozen_layers(model: keras.Model) -> str | None:
     for layer in model.layers:
         if layer.trainable_weights:
             break
-        frozen.append(layer)
+        if not layer.trainable:  # `Normalization` and its like have weights that nobody trains
+            frozen.append(layer)
     held, whole = (sum(math.prod(weight.shape) for weight in each) for each in (_weights(frozen), model.weights))
-    if len(frozen) == len(model.layers) or held <= _MUCH * whole:
+    if not model.trainable_weights or held <= _MUCH * whole:
         return None
     return (
         f"{held / whole:.0%} of the weights lie in frozen layers at the beginning of the model "

@@ -15,7 +15,7 @@ import numpy as np
 
 from kormos_opt.keras_internals import model as keras_model
 from kormos_opt.objective import precision
-from kormos_opt.solvers.endings import Ending
+from kormos_opt.solvers.endings import SEES_MORE, Ending
 from kormos_opt.training import advice
 from kormos_opt.training.answers import FitAnswers
 from kormos_opt.training.multi_start import best_of_many
@@ -73,7 +73,7 @@ class Fit:
         self._is_first_epoch = is_first_epoch
         self._is_new_epoch = True
         self._changed_at = -1  # the iteration before which f was last seen to have changed
-        self.has_no_row = self.is_pretraining = False
+        self.has_no_row = self.is_pretraining = self._has_rows = False
         if progress.run is None or progress.run.is_superseded:
             progress.is_in_float64 = optimizer.loads_float64()
         self._take_objective()
@@ -99,14 +99,15 @@ class Fit:
             if progress.run.result is not None and not self._goes_on_elsewhere():
                 moved += self._judge()
                 if progress.run.result is not None:
+                    self._say_nothing_of_float64()
                     progress.end_stage(progress.run.result)
         progress.count_epoch()
         self._optimizer.iterations.assign_add(moved)
         if progress.has_ended:
             self._optimizer.record(progress.result)
             self._model.stop_training = True
-            self.has_no_row = not moved and progress.run.nit > 0
-        self._is_new_epoch = True
+            self.has_no_row = not moved and progress.run.nit > 0 and self._has_rows
+        self._is_new_epoch = self._has_rows = True
         self._objective.objective.outside.remember()  # a train step may count its calls in a variable of its own
         return self._logs()
 
@@ -155,7 +156,8 @@ class Fit:
             self._progress.run.attach(self._answers)
         self._check_columns()
         iterations = int(self._optimizer.iterations.numpy()) + self._epochs * self._optimizer.iterations_per_epoch
-        for topic, message in advice.on(self._model, iterations if self._epochs else 0).items():
+        outside = self._objective.objective.outside
+        for topic, message in advice.on(self._model, iterations if self._epochs else 0, outside).items():
             self._warn(topic, message)
 
     def _check_columns(self):
@@ -174,8 +176,8 @@ class Fit:
         stages = self._optimizer.stages
         reason = why_afresh(progress, stages, self._is_first_epoch, self._same_weights, self._same_objective)
         if reason is not None:
-            if reason.message is not None and self._optimizer.loaded_memory is None:
-                _log.warning(reason.message)
+            if self._optimizer.loaded_memory is None:
+                self._warn(reason.name, reason.message)
             if progress.is_in_float64 and progress.run is not None and not progress.run.is_superseded:
                 progress.is_in_float64 = False
                 self._take_objective()
@@ -311,6 +313,12 @@ class Fit:
         if may_escalate and not found.is_little:
             self._go_on_in_float64(run, dtype)
         return moved
+
+    def _say_nothing_of_float64(self):
+        """In what a fit says that computes in it."""
+        result = self._progress.run.result
+        if self._objective.objective.dtype == "float64" and "message" in result:
+            result.message = result.message.replace(SEES_MORE, "")
 
     def _left_to_gain(self, run, limits):
         has_derivatives = self._progress.stage.method.derivatives != "none"

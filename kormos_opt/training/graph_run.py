@@ -138,7 +138,7 @@ class GraphRun(Run):
             return False
         x, _, _ = self._point()
         if not np.array_equal(x, self.accepted.x):
-            self._take(self._objective.evaluate(x))
+            self._take(self._as_kept(self._objective.evaluate(x)))
             self.nit, self.nfev = int(self._variables.nit.numpy()), int(self._variables.nfev.numpy())
         return True
 
@@ -151,10 +151,9 @@ class GraphRun(Run):
             )
         if self.accepted is None:
             self._start()
-        if self.nit == 0:
-            if np.abs(self.units.own_gradient(self.accepted.jac)).max() <= self._gtol:
-                self._end(Ending.SMALL_GRADIENT, "gtol")
-                return 0
+        if self.nit == 0 and np.abs(self.units.own_gradient(self.accepted.jac)).max() <= self._gtol:
+            self._end(Ending.SMALL_GRADIENT, "gtol")
+            return 0
         units = None if self.units.are_plain else self.units
         stepped = self._step(self._objective, self.accepted, at_most, units)
         self.nit += stepped.nit

@@ -123,6 +123,8 @@ class TrainFunction:
                 session.fit.forget()
             if progress.run is not None and progress.run.accepted is None:
                 progress.close()
+            elif progress.is_suspended and self._model.stop_training:
+                self._optimizer.record(progress.run.interrupted(GOES_ON, "A callback has ended the fit"))
             elif progress.is_suspended:
                 self._optimizer.record(progress.run.interrupted(GOES_ON))
             if progress.run is not None:
@@ -236,8 +238,8 @@ class TrainFunction:
         return stage.begin(Beginning(self._model, self._optimizer, answers, evaluation, before, self._warn))
 
     def _warn(self, topic, message):
-        if message is not None and topic not in self._said:
-            self._said.add(topic)
+        if message is not None and not {topic, message} & self._said:
+            self._said |= {topic, message}
             _log.warning(message)
 
     def _rows_done(self):
