@@ -149,7 +149,6 @@ def _drive(solver, answer, callback):
 
 
 def _as_scipy_says_it(result):
-    result.pop("rests_on_step", None)
     result.pop("ending", None)
     _, found, words = result.message.rpartition("[scipy: ")
     if found:

@@ -106,14 +106,6 @@ def words_of(dtype: str) -> dict[str, str]:
     return {"dtype": dtype, "further": "" if dtype == "float64" else '. precision="float64" goes further'}
 
 
-# How scipy words an end that rests on the length of a step, by method.
-_STEP_ENDS = {
-    "newton-cg": "Optimization terminated successfully",
-    "bfgs": "Optimization terminated successfully",
-    "tnc": "Converged (|x_n",
-    "trust-constr": "`xtol` termination condition",
-}
-
 _GTOL, _FTOL = "options={'gtol': ...}", "options={'ftol': ...}"
 _MAXITER, _MAXFUN, _SOME_LIMIT = "options={'maxiter': ...}", "options={'maxfun': ...}", "a limit given in `options`"
 
@@ -147,12 +139,6 @@ _WORDS_OF_SCIPY = {
     "Return from COBYLA because the objective function has been evaluated": (Ending.LIMIT, _MAXITER),
     "The maximum number of": (Ending.LIMIT, _SOME_LIMIT),
 }
-
-
-def rests_on_step(method: str, message: str) -> bool:
-    """Whether scipy may have ended only because a step was short, which says nothing about the gradient."""
-    beginning = _STEP_ENDS.get(method.lower())
-    return beginning is not None and message.startswith(beginning)
 
 
 # Methods that say "Optimization terminated successfully" where the gradient is small.

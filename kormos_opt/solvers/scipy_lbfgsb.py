@@ -148,7 +148,6 @@ def _result(memory, maxcor, is_limited):
         message=message,
         ending=ending,
         hess_inv=LbfgsInvHessProduct(s[:pairs].copy(), y[:pairs].copy()),
-        rests_on_step=False,
     )
 
 

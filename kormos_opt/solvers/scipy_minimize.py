@@ -7,7 +7,7 @@ import scipy.optimize
 from scipy.optimize import Bounds
 
 from kormos_opt.solvers.base import EvaluateValue, EvaluateWithGradient, HessianProduct, Solver
-from kormos_opt.solvers.endings import explain, rests_on_step
+from kormos_opt.solvers.endings import explain
 from kormos_opt.solvers.scipy_thread import in_thread
 
 
@@ -56,8 +56,6 @@ def minimize(
             accept(getattr(intermediate_result, "x", intermediate_result))  # TNC hands over x itself
 
         result = scipy.optimize.minimize(x0=x0, method=method, callback=callback, **functions, **arguments)
-        is_free = bounds is None and not constraints
-        result.rests_on_step = is_free and rests_on_step(method, result.message)
         result.ending, result.message = explain(result.message)
         return result
 

@@ -99,7 +99,7 @@ class Fit:
             if progress.run.result is not None and not self._goes_on_elsewhere():
                 moved += self._judge()
                 if progress.run.result is not None:
-                    self._say_nothing_of_float64()
+                    self._complete(progress.run)
                     progress.end_stage(progress.run.result)
         progress.count_epoch()
         self._optimizer.iterations.assign_add(moved)
@@ -314,9 +314,11 @@ class Fit:
             self._go_on_in_float64(run, dtype)
         return moved
 
-    def _say_nothing_of_float64(self):
-        """In what a fit says that computes in it."""
-        result = self._progress.run.result
+    def _complete(self, run):
+        """The result says in which units the solver worked; nothing of float64 where f is computed in it."""
+        result = run.result
+        if run.units is not None and not run.units.are_plain:
+            result.x_scale = run.units.scale
         if self._objective.objective.dtype == "float64" and "message" in result:
             result.message = result.message.replace(SEES_MORE, "")
 

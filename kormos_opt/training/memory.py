@@ -22,7 +22,6 @@ class RunMemory(NamedTuple):
         x: Its last accepted iterate, float64 of shape `(n,)`.
         fun: f there.
         jac: The gradient there.
-        first_largest: The largest component of the gradient where the run has begun.
         counts: Iterates, evaluations and Hessian-vector products so far.
         seeds: The states of the model's seed generators, of shape `(count, 2)`.
         scale: The units in which the solver sees the weights, float64 of shape `(n,)`.
@@ -35,7 +34,6 @@ class RunMemory(NamedTuple):
     x: np.ndarray
     fun: np.ndarray
     jac: np.ndarray
-    first_largest: np.ndarray
     counts: np.ndarray
     seeds: np.ndarray
     scale: np.ndarray
@@ -52,7 +50,9 @@ class RunMemory(NamedTuple):
         before = {"scale": ones, "shift": 0 * ones, "curvatures": none, "float64": np.array(0)}  # files that had none
         arrays = before | dict(arrays)
         own = {name: arrays[name] for name in cls._fields if name != "arrays"}
-        solvers = {name.removeprefix(_OF_SOLVER): array for name, array in arrays.items() if name not in own}
+        solvers = {
+            name.removeprefix(_OF_SOLVER): array for name, array in arrays.items() if name.startswith(_OF_SOLVER)
+        }
         return cls(**own, arrays=solvers)
 
     def to_arrays(self) -> dict[str, np.ndarray]:

@@ -24,8 +24,6 @@ from kormos_opt.training.memory import RunMemory
 from kormos_opt.training.one_blas_thread import one_blas_thread
 from kormos_opt.training.run import Answers, Curvatures, Run
 
-_SMALL_GRADIENT = 1e-3  # of the smaller one of f and the gradient at the start, or below it in absolute terms
-
 
 class SolverRun(Run):
     """A solver between its first request and its result.
@@ -79,7 +77,6 @@ class SolverRun(Run):
         run = cls(solver, answers, arrays=memory.arrays, method=method)
         run.position = start.x
         run._begin(start)
-        run._first_largest = float(memory.first_largest)
         run.nit, run.nfev, run.nhev = (int(count) for count in memory.counts)
         run._is_from_memory = True
         run.curvatures = Curvatures(memory.curvatures)
@@ -95,7 +92,6 @@ class SolverRun(Run):
             x=x,
             fun=np.array(fun),
             jac=jac,
-            first_largest=np.array(self._first_largest),
             counts=counts,
             seeds=self._seeds,
             scale=self.units.scale,
@@ -161,19 +157,11 @@ class SolverRun(Run):
         result, accepted = self.result, self.accepted
         if self._is_from_memory:  # the solver may count from where f was last taken anew
             result.update(nit=self.nit, nfev=self.nfev, njev=self.nfev)
-        rests_on_step = result.pop("rests_on_step", False)
         result.update(x=accepted.x, fun=accepted.fun, method=self.method)
         unsaid = {"success": False, "status": 1, "message": "The solver has ended", "nit": self.nit, "nfev": self.nfev}
         result.update({name: value for name, value in unsaid.items() if name not in result})
-        if accepted.jac is None:
-            return
-        result.jac = accepted.jac
-        largest = np.abs(accepted.jac).max()
-        scale = max(1.0, min(abs(accepted.fun), self._first_largest))
-        if rests_on_step and largest > _SMALL_GRADIENT * scale:
-            ending = Ending.ONLY_SHORT_STEPS
-            message = ending.message(norm=self.gradient_norm)
-            result.update(ending=ending, success=ending.success, status=ending.status, message=message)
+        if accepted.jac is not None:
+            result.jac = accepted.jac
 
     def _answer(self, request):
         if isinstance(request, HessianProduct):
@@ -225,7 +213,6 @@ class SolverRun(Run):
     def _begin(self, evaluation):
         self._seeds = self._answers.seeds()
         self._take(evaluation)
-        self._first_largest = 0.0 if evaluation.jac is None else float(np.abs(evaluation.jac).max())
 
     def _take(self, evaluation):
         if evaluation is not self.accepted:
