@@ -11,7 +11,7 @@ import numpy as np
 
 from kormos_opt.optimizers.scipy_batch_optimizer import ScipyBatchOptimizer
 from kormos_opt.solvers import registry
-from kormos_opt.stages.plan import DEFAULT_METHOD, NAMES
+from kormos_opt.stages.plan import NAMES
 
 _SOLVER_ARGUMENTS = tuple(name for name in NAMES if name != "epochs")  # which `fit` has already
 _BATCH_SIZE = 1024
@@ -130,7 +130,7 @@ def _known(options, method, optimizer):
     if options is None:
         return None
     names = method if isinstance(method, (list, tuple)) else [method] if method else None
-    names = [name or DEFAULT_METHOD for name in names or [stage.name for stage in optimizer.stages]]
+    names = [name or registry.DEFAULT_METHOD for name in names or [stage.name for stage in optimizer.stages]]
     listed = list(options) if isinstance(options, (list, tuple)) else [options] * len(names)
     names = names * len(listed) if len(names) == 1 else names
     kept, unknown = [], set()

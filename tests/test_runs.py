@@ -24,7 +24,7 @@ def test_an_iteration_ends_at_the_next_iterate():
     assert run.result is None
     assert run.iterate()
     assert (run.nit, run.nfev, run.accepted.fun) == (2, 5, 0.5)
-    assert run.result.ending is Ending.SMALL_GRADIENT
+    assert run.result.ending is Ending.ALL_FIXED
     assert [float(x[0]) for _, x in answers.asked] == [4, 3, 2, 1.5, 1]
     assert (run.result.nit, run.result.nfev) == (2, 5)
     np.testing.assert_array_equal(run.result.jac, [1.0])

@@ -28,7 +28,7 @@ class GraphSolverVariables(NamedTuple):
         is_running: 1 while a run can go on from here, 2 where its f is computed in double precision by then.
         seeds: The states of the seed generators, of shape `(room, 2)`.
         nhev: How many Hessian-vector products.
-        curvatures: Those along the steps, of shape `(4,)`; zeros before a run.
+        curvatures: Those along the steps, of shape `(3,)`; zeros before a run.
         scale: Of the units in which the solver sees the weights, of shape `(n,)`; zeros for 1.
         shift: The same of centered inputs.
         point: The weights themselves, of shape `(n,)`, where the solver has others.
@@ -61,7 +61,7 @@ class GraphSolverVariables(NamedTuple):
         counters = {name: add_variable((), dtype="int64", name=name) for name in ("nit", "nfev", "is_running")}
         seeds = add_variable((max(seeds, SEEDS), 2), dtype="int64", name="seeds")
         nhev, shape = add_variable((), dtype="int64", name="nhev"), specs["position"].shape
-        curvatures = add_variable((4,), dtype="float64", name="curvatures")
+        curvatures = add_variable((3,), dtype="float64", name="curvatures")
         units = {name: add_variable(shape, dtype="float64", name=name) for name in ("scale", "shift", "point")}
         return cls(state, **counters, seeds=seeds, nhev=nhev, curvatures=curvatures, **units)
 

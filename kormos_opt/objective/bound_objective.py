@@ -116,8 +116,9 @@ class BoundObjective:
         matrix = other.products(self.parameters.ravel(), np.eye(self.parameters.size))
         return np.sqrt(np.maximum(np.diag(matrix), 0.0))
 
+    @functools.cached_property
     def input_sizes(self) -> InputSizes:
-        """The sizes and means of the inputs of all weights that stand on the data."""
+        """The sizes and means of the inputs of all weights that stand on the data, from one pass."""
         (sums,) = self._over("input_moments", self.parameters.ravel()).sums
         squares, means = np.split(sums.numpy() / self._row_count, 2)
         kernels = input_sizes.kernels_with_bias(self.parameters, self.objective.terms.biases)
@@ -133,10 +134,14 @@ class BoundObjective:
         starting_point.check_evaluation(evaluation.fun, evaluation.jac, batches_of(self.data, self.objective.replicas))
 
     @property
+    def is_one_chunk(self) -> bool:
+        """Whether all rows are evaluated at once."""
+        return self.objective.replicas is None and self.data.rows <= self.objective.rows_per_chunk
+
+    @property
     def is_one_program(self) -> bool:
         """Whether XLA can compile a pass as a whole: the model asks for it, and there is one chunk in one process."""
-        objective = self.objective
-        return objective.asks_for_xla and objective.replicas is None and self.data.rows <= objective.rows_per_chunk
+        return self.objective.asks_for_xla and self.is_one_chunk
 
     def inside(self) -> tuple[Callable, tuple]:
         """The evaluation over whole tensors for use inside a `tf.function`.

@@ -4,7 +4,6 @@ import difflib
 import inspect
 
 from kormos_opt.solvers import registry
-from kormos_opt.stages.plan import DEFAULT_METHOD
 
 # Settings of Keras's stochastic optimizers.
 STOCHASTIC = {
@@ -55,7 +54,7 @@ def _reason(optimizer, argument):
         return STOCHASTIC[argument], "Leave it out."
     if argument in ELSEWHERE:
         return ELSEWHERE[argument], "Write that instead."
-    if argument in registry.find(getattr(optimizer, "method", None) or DEFAULT_METHOD).options:
+    if argument in registry.find(getattr(optimizer, "method", None) or registry.DEFAULT_METHOD).options:
         return "it is an option of scipy", f"Write options={{'{argument}': ...}}."
     near = difflib.get_close_matches(argument, _arguments(optimizer), n=1)
     if near:

@@ -35,6 +35,12 @@ class Ending(Enum):
     POLISHED = "Converged: truncated Newton steps ({steps}) have left little to gain", True, 0
     NOTHING_LEFT = "Converged: the arithmetic of the method is at its limits, and nothing is left to gain", True, 0
     PROGRESS_LEFT = "Stopped: {reason}, though about {share} of the loss can be gained. {what_next}", False, 2
+    FLAT = (
+        "Stopped: the gradient is next to zero where the loss is no lower than that of a constant. Saturated units are "
+        "flat: begin with smaller weights, or standardize the inputs (keras.layers.Normalization)",
+        False,
+        2,
+    )
     LIMIT = "Stopped: {option} is reached. A larger value goes further", False, 1
     INTERRUPTED = "{how} after {nit} iterations: {where}; {what_next}.", False, 1
     NO_BETTER_POINT = (

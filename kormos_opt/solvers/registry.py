@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from kormos_opt.solvers.base import ArraySpec, Solver
 
 
+DEFAULT_METHOD = "L-BFGS-B"
 NO_LIMIT = 2**31 - 1
 _NO_OPTIONS = {"x0", "tol", "bounds", "constraints", "memory"}  # arguments of `start` that are no options
 METHODS: dict[str, Method] = {}

@@ -93,6 +93,8 @@ def _newton_step(x, gradient, is_free):
             break
         scaled = residual / diagonal
         size, before = residual @ scaled, size
+        if not size > 0:
+            break
         direction = scaled + size / before * direction
     return step, gain, _PROBES + count
 

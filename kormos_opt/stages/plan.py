@@ -30,7 +30,6 @@ class StageArguments(TypedDict, total=False):
 
 NAMES = tuple(StageArguments.__annotations__)
 _LISTS = ("method", "epochs", "pretrain_fn", "options", "tol")  # a list of them has an item for each stage
-DEFAULT_METHOD = "L-BFGS-B"
 
 
 class Plan:
@@ -67,7 +66,7 @@ class Plan:
 
     def _stage(self, items) -> Stage:
         settings = {**self.arguments, **items}
-        method = registry.find(settings["method"] or DEFAULT_METHOD)
+        method = registry.find(settings["method"] or registry.DEFAULT_METHOD)
         if method.check_installed is not None:
             method.check_installed()
         epochs = settings["epochs"]

@@ -83,7 +83,7 @@ class Beginning:
 
     def units_of(self, scale: np.ndarray, shift: np.ndarray) -> Units:
         """The units that a file has brought. The model says which kernels are centered."""
-        kernels = self._answers.objective.input_sizes().kernels if shift.any() else ()
+        kernels = self._answers.objective.input_sizes.kernels if shift.any() else ()
         return Units(scale, shift, [Centered(*kernel) for kernel in kernels])
 
     def _new_units(self, method, centers):
@@ -95,7 +95,7 @@ class Beginning:
             return Units(powers_of_two(1 / np.where(sizes > 0, sizes, 1.0)))
         is_automatic = wanted == "auto" and not x_scale.scales_itself(method)
         if wanted == "inputs" or (is_automatic and objective.may_have_unlike_inputs()):
-            sizes = objective.input_sizes()
+            sizes = objective.input_sizes
             if wanted == "auto" and not input_sizes.are_unlike(sizes.size):
                 return Units(np.ones(size))
             if wanted == "auto":

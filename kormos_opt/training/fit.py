@@ -299,7 +299,7 @@ class Fit:
         """
         run, stage, dtype = self._progress.run, self._progress.stage, self._objective.objective.dtype
         may_escalate = self._optimizer.precision == "auto" and dtype != "float64"
-        if not is_doubtful(stage, run, may_escalate or self._optimizer.polish):
+        if not is_doubtful(stage, run, self._objective, may_escalate or self._optimizer.polish):
             return 0
         limits = stage.limits(self._objective.parameters)
         found, moved = self._left_to_gain(run, limits), 0

@@ -46,7 +46,7 @@ class RunMemory(NamedTuple):
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> RunMemory:
         """The inverse of `to_arrays`."""
         ones = np.ones_like(arrays["x"])
-        none = np.array([np.inf, 0.0, 0.0, 0.0])
+        none = np.array([np.inf, 0.0, 0.0])
         before = {"scale": ones, "shift": 0 * ones, "curvatures": none, "float64": np.array(0)}  # files that had none
         arrays = before | dict(arrays)
         own = {name: arrays[name] for name in cls._fields if name != "arrays"}

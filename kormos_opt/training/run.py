@@ -32,14 +32,14 @@ class Answers(Protocol):
         """The states of the model's seed generators, int64 of shape `(count, 2)`."""
 
 
-NO_CURVATURES = np.inf, 0.0, 0.0, 0.0
+NO_CURVATURES = np.inf, 0.0, 0.0
 
 
 class Curvatures:
     """The curvature of f along the steps of a run, `s'y / s's` in the variables of the solver.
 
     Attributes:
-        values: The smallest, the largest, how many there were, and f at the start; float64 of shape `(4,)`.
+        values: The smallest, the largest, and how many there were; float64 of shape `(3,)`.
     """
 
     def __init__(self, values=NO_CURVATURES):
@@ -49,8 +49,8 @@ class Curvatures:
         """Takes a step and the change of the gradient."""
         product, length = s @ y, s @ s
         if product > 0 and length > 0:
-            smallest, largest, count, _ = self.values
-            self.values[:3] = min(smallest, product / length), max(largest, product / length), count + 1
+            smallest, largest, count = self.values
+            self.values[:] = min(smallest, product / length), max(largest, product / length), count + 1
 
 
 class Run:
@@ -225,9 +225,7 @@ class Run:
 
     def _take(self, evaluation):
         before, self.accepted = self.accepted, evaluation
-        if before is None:
-            self.curvatures.values[3] = evaluation.fun
-        elif not any(each is None for each in (self.units, before.jac, evaluation.jac)):
+        if before is not None and not any(each is None for each in (self.units, before.jac, evaluation.jac)):
             step = self.units.own(evaluation.x - before.x)
             self.curvatures.add(step, self.units.own_gradient(evaluation.jac - before.jac))
         if evaluation.jac is not None:

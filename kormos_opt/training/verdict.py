@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 LITTLE = 2e-4  # of the loss
 _LITTLE_OF_NULL = 5e-5  # of the loss that the best constant has
-_LITTLE_OF_FIRST = 1e-6  # of the first loss, which says something where the curvatures are alike
+_ROUNDING = 1e-6  # of a loss in float32
 _ENOUGH_STEPS, _ALIKE, _CAUTION = 5, 1e3, 100.0
 _MAY_NOT_BE = (
     Ending.RESOLUTION,
@@ -43,7 +43,7 @@ _STUCK = Ending.NO_BETTER_POINT, Ending.NO_PREDICTED_IMPROVEMENT, Ending.ONLY_SH
 _REFUSALS = ValueError, TypeError, LookupError, NotImplementedError, tf.errors.OpError
 
 
-def is_doubtful(stage: Stage, run: Run, may_go_on: bool) -> bool:
+def is_doubtful(stage: Stage, run: Run, objective: BoundObjective, may_go_on: bool) -> bool:
     """Whether what is left has to be asked.
 
     Not under constraints, where the gradient is not zero at the optimum; nor where the user gave a tolerance that is
@@ -53,6 +53,7 @@ def is_doubtful(stage: Stage, run: Run, may_go_on: bool) -> bool:
     Args:
         stage: The stage.
         run: Its run, which has ended.
+        objective: f.
         may_go_on: Whether the fit can go on by other means. Then it asks after ends without success too.
     """
     ending, accepted = run.result.get("ending"), run.accepted
@@ -64,12 +65,19 @@ def is_doubtful(stage: Stage, run: Run, may_go_on: bool) -> bool:
         return False
     if stage.has_loose_tolerances or (stage.has_own_tolerances and rests_on_gradient(ending, run.method)):
         return False
-    smallest, largest, count, first = run.curvatures.values
-    if accepted.jac is None or count < min(accepted.x.size, _ENOUGH_STEPS) or largest > _ALIKE * smallest:
+    smallest, largest, count = run.curvatures.values
+    if accepted.jac is None or count < _ENOUGH_STEPS or largest > _ALIKE * smallest:
         return True
     own = accepted.jac if run.units is None else run.units.own_gradient(accepted.jac)
-    little = max(LITTLE * abs(accepted.fun), _LITTLE_OF_FIRST * abs(first))
-    return bool(_CAUTION * (own @ own) / (2 * smallest) > little)
+    most = _CAUTION * (own @ own) / (2 * smallest)
+    return bool(most > LITTLE * abs(accepted.fun) and most > _LITTLE_OF_NULL * _null_loss(objective))
+
+
+def _null_loss(objective):
+    """The loss of the best constant, 0 where nobody knows."""
+    with contextlib.suppress(*_REFUSALS):  # of a train step that needs the gradient of its loss
+        return objective.null_loss()
+    return 0.0
 
 
 def left_to_gain(
@@ -84,7 +92,8 @@ def left_to_gain(
         has_derivatives: Whether the method asks for derivatives; else difference quotients of gradients serve.
 
     Returns:
-        Its result, with `nfev`, the evaluations, and `is_little`.
+        Its result, with `nfev`, the evaluations, `is_little`, and `is_flat`: whether the model is no better than a
+        constant, with no better point in sight.
     """
     if objective.objective.dtype != "float64":
         x = objective.parameters.round(x)
@@ -96,10 +105,10 @@ def left_to_gain(
         answers = _Answers(objective, has_derivatives)
         found = _answered(remaining_gain(x, bounds), answers)
     little = LITTLE * abs(found.fun + found.gain)
-    if found.gain > little:
-        with contextlib.suppress(*_REFUSALS):  # of a train step that needs the gradient of its loss
-            little = max(little, _LITTLE_OF_NULL * objective.null_loss())
-    found.update(nfev=answers.nfev, nhev=answers.nhev, is_little=bool(found.gain <= little))
+    null = _null_loss(objective) if found.gain > little or not found.gain else 0.0
+    little = max(little, _LITTLE_OF_NULL * null)
+    is_flat = not found.gain and objective.is_one_chunk and 0 < null * (1 - _ROUNDING) <= found.fun
+    found.update(nfev=answers.nfev, nhev=answers.nhev, is_little=bool(found.gain <= little), is_flat=is_flat)
     return found
 
 
@@ -113,7 +122,9 @@ def tell(run: Run, found: OptimizeResult, dtype: str) -> None:
     """
     result, ending = run.result, run.result.ending
     result.remaining_gain = found.gain
-    if found.is_little and ending is Ending.NEXT_STEP_IS_NAN:
+    if result.success and found.is_flat:
+        _end(result, Ending.FLAT)
+    elif found.is_little and ending is Ending.NEXT_STEP_IS_NAN:
         _end(result, Ending.NOTHING_LEFT)
     elif not found.is_little and result.success:
         reason, _, what_next = result.message.removeprefix("Converged: ").partition(". ")
@@ -162,6 +173,8 @@ class _Answers:
                 return self._objective.products(x, p)
             except _REFUSALS:
                 self._has_products = False
+        if not p.any():
+            return np.zeros_like(p)
         h = 1e-5 * max(1.0, np.abs(x).max()) / np.abs(p).max()
         return (self.gradient(x + h * p)[1] - self.gradient(x - h * p)[1]) / (2 * h)
 
