@@ -1,5 +1,6 @@
 """What all tests share: seeds, default dtypes put back, and a quiet TensorFlow with three logical CPUs."""
 
+import contextlib
 import gc
 import os
 
@@ -7,6 +8,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
 import keras
+import numpy as np
 import pytest
 import tensorflow as tf
 
@@ -20,8 +22,41 @@ tf.config.set_logical_device_configuration(_CPU, [tf.config.LogicalDeviceConfigu
 
 
 @pytest.fixture(autouse=True)
-def seeded():
+def seeded(request):
+    """Seeds, and with `--perturb SEED` initial weights that are moved in their last digits."""
     keras.utils.set_random_seed(0)
+    seed = request.config.getoption("--perturb")
+    if seed is None:
+        yield
+        return
+    stock, rng = keras.initializers.RandomInitializer.__call__, np.random.default_rng(seed)
+    owners = [each for each in vars(keras.initializers).values() if isinstance(each, type)]
+    owners = [each for each in owners if "__call__" in vars(each) and issubclass(each, _RANDOM)]
+    with contextlib.ExitStack() as replaced:
+        for owner in owners:
+            replaced.enter_context(_moved(owner, rng))
+        yield
+    assert keras.initializers.RandomInitializer.__call__ is stock
+
+
+_RANDOM = keras.initializers.RandomInitializer
+
+
+@contextlib.contextmanager
+def _moved(owner, rng):
+    """Inside, what this initializer draws is moved by about 1e-13 of its size, in float32 by 1e-6."""
+    stock = owner.__call__
+
+    def call(self, *args, **kwargs):
+        value = stock(self, *args, **kwargs)
+        size = 1e-13 if keras.backend.standardize_dtype(value.dtype) == "float64" else 1e-6
+        return value * keras.ops.cast(1 + size * rng.standard_normal(value.shape), value.dtype)
+
+    owner.__call__ = call
+    try:
+        yield
+    finally:
+        owner.__call__ = stock
 
 
 @pytest.fixture
@@ -36,6 +71,9 @@ def float64():
 
 def pytest_addoption(parser):
     parser.addoption("--thorough", action="store_true", help="the cases that tests/repeats.py leaves out too")
+    parser.addoption(
+        "--perturb", type=int, help="a seed: initial weights are moved in their last digits, as by another CPU"
+    )
     parser.addoption("--random-cases", type=int, default=2, help="cases of tests/test_random_models.py")
 
 

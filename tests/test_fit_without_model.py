@@ -1,6 +1,5 @@
 """A `Fit` on a function of numpy with scripted solvers: epochs, stages, resuming, endings, errors."""
 
-import logging
 from types import SimpleNamespace
 
 import keras
@@ -135,20 +134,20 @@ def test_stop_and_resume_is_never_stopped(pieces):
     assert cut.warnings == []
 
 
-def test_other_weights_start_afresh(caplog):
+def test_other_weights_start_afresh():
     made = Fitted(stage(Script(*STEPS)))
     made.epochs(2)
     made.objective.parameters.assign(np.array([8.0]))
     assert made.again().fit.epoch(1)["fg_evals"] == 2
-    assert caplog.messages == [Reason.OTHER_WEIGHTS.message]
+    assert made.warnings == [Reason.OTHER_WEIGHTS.message]
 
 
-def test_another_objective_starts_afresh(caplog):
+def test_another_objective_starts_afresh():
     made = Fitted(stage(Script(*STEPS)))
     made.epochs(2)
     made.objective._fun = lambda x: (parabola(x)[0] + 1, parabola(x)[1])
     made.again().epochs(1)
-    assert caplog.messages == [Reason.OTHER_OBJECTIVE.message]
+    assert made.warnings == [Reason.OTHER_OBJECTIVE.message]
 
 
 def test_a_change_in_the_middle_is_noticed_and_the_counts_go_on():
@@ -184,7 +183,7 @@ def test_the_first_end_starts_the_next_stage_in_the_same_epoch():
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
-def test_an_error_leaves_the_last_accepted_iterate(error, caplog):
+def test_an_error_leaves_the_last_accepted_iterate(error):
     def failing(x):
         if x[0] == 2.5 and left:
             raise left.pop()
@@ -197,21 +196,20 @@ def test_an_error_leaves_the_last_accepted_iterate(error, caplog):
         made.fit.epoch(1)
     made.fit.abandon(is_interrupt=error is KeyboardInterrupt)
     assert made.x == [3.0]
-    with caplog.at_level(logging.WARNING):
-        made.again().epochs(1)
+    made.again().epochs(1)
     if error is KeyboardInterrupt:
         assert made.x == [2.0]
-        assert caplog.messages == []
+        assert made.warnings == []
     else:
-        assert caplog.messages == [Reason.AFTER_AN_ERROR.message]
+        assert made.warnings == [Reason.AFTER_AN_ERROR.message]
 
 
-def test_a_fit_after_the_end_starts_at_the_first_stage(caplog):
+def test_a_fit_after_the_end_starts_at_the_first_stage():
     made = Fitted(stage(Script(([3.0],))), stage(Script(([1.0],))))
     made.epochs(2)
     made.again().epochs(1)
     assert made.progress.index == 0
-    assert caplog.messages == []
+    assert made.warnings == []
 
 
 STAGES = (stage(Script()),)
