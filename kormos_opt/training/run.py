@@ -189,7 +189,9 @@ class Run:
     def ended(self, ending: Ending, **words) -> OptimizeResult:
         """A result at the last accepted iterate."""
         accepted = self.accepted
+        units = {} if self.units is None or self.units.are_plain else {"x_scale": self.units.scale}
         return ending.result(
+            **units,
             x=accepted.x,
             fun=accepted.fun,
             jac=accepted.jac,
