@@ -135,8 +135,8 @@ class SolverStage(Stage):
             memory = context.memory(method, method.variables(int(size), options))
         centers = limits is None and not self.constraints and not _OF_POINTS & options.keys()
         units, resolution = context.units(method, centers)
-        if x_scale.scales_itself(method) and not units.are_plain:
-            options = {"x_scale": 1.0} | options
+        if not units.are_plain:
+            options = x_scale.without_own_scale(method, context.parameters.size) | options
         solver = in_own_variables(
             functools.partial(self._start, memory),
             context.start if limits is None else np.clip(context.start, limits.lb, limits.ub),

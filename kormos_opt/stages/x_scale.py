@@ -65,6 +65,17 @@ def of_inputs(size: np.ndarray, mean: np.ndarray, kernels: Sequence, centers: bo
     return Units(scale, shift * scale, centered)
 
 
+def without_own_scale(method: Method, size: int) -> dict:
+    """Options that keep a method from scaling once more.
+
+    Args:
+        method: The method.
+        size: n.
+    """
+    plain = {"x_scale": 1.0, "scale": np.ones(size)}  # of least squares, of TNC
+    return {name: value for name, value in plain.items() if name in method.options}
+
+
 def scales_itself(method: Method) -> bool:
     """Whether the method has an `x_scale` of its own, as least squares has."""
     return "x_scale" in method.options
