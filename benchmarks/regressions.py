@@ -3,8 +3,8 @@
     python -m benchmarks.regressions [--epochs 1000]
 
 Nineteen data sets of statsmodels and scikit-learn, and the raw diabetes data: the first numeric column on the others,
-`Dense(1)`, `loss="mse"`. Solved is less than a thousandth of the variance of y above the optimum of least squares; false
-is `success=True` with more.
+`Dense(1)`, `loss="mse"`. Solved is less than a thousandth of the variance of y above the optimum of least squares;
+false is `success=True` with more.
 """
 
 import argparse
@@ -18,10 +18,11 @@ from statsmodels import api as sm
 
 import kormos_opt
 
-STATSMODELS = (
-    "longley stackloss copper cpunish statecrime scotland strikes fair engel macrodata star98 ccard committee elnino"
-).split()
-SKLEARN = {name: {} for name in ("diabetes", "wine", "breast_cancer", "iris", "linnerud")}
+STATSMODELS = [
+    "longley", "stackloss", "copper", "cpunish", "statecrime", "scotland", "strikes", "fair", "engel",
+    "macrodata", "star98", "ccard", "committee", "elnino",
+]  # fmt: skip
+SKLEARN = "diabetes", "wine", "breast_cancer", "iris", "linnerud"
 SETTINGS = {
     "LBFGS(x_scale=None)": lambda: kormos_opt.LBFGS(x_scale=None),
     'LBFGS(x_scale=None, precision="float64")': lambda: kormos_opt.LBFGS(x_scale=None, precision="float64"),
