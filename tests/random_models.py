@@ -180,3 +180,73 @@ def _metrics(rng, outputs, classes):
     name = "sparse_categorical_accuracy" if classes is not None else str(rng.choice(["mae", "mse"]))
     kind = str(rng.choice(["metrics", "weighted_metrics"]))
     return lambda: {kind: [[name] for _ in range(outputs)] if outputs > 1 else [name]}
+
+
+class Noise(layers.Layer):
+    """Adds random numbers from a generator of its own, in training or not."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.generator_of_noise = keras.random.SeedGenerator(3)
+
+    def call(self, x):
+        return x + 0.1 * keras.random.normal(keras.ops.shape(x), seed=self.generator_of_noise)
+
+
+class Counts(layers.Layer):
+    """Changes with every call, by a weight or by a variable that Keras does not know."""
+
+    def __init__(self, is_weight, **kwargs):
+        super().__init__(**kwargs)
+        self.is_weight = is_weight
+        self.calls = [None] if is_weight else [tf.Variable(1.0, trainable=False, dtype="float64")]
+
+    def build(self, shape):
+        if self.is_weight:
+            self.counter = self.add_weight(shape=(), initializer="ones", trainable=False)
+
+    def call(self, x):
+        counter = self.counter if self.is_weight else self.calls[0]
+        counter.assign(counter + 1.0)
+        return x * keras.ops.cast(counter, x.dtype)
+
+
+class Mixes(layers.Layer):
+    """Looks at other rows, in one of several ways."""
+
+    WAYS = ("mean", "largest", "before", "softmax")
+
+    def __init__(self, way, **kwargs):
+        super().__init__(**kwargs)
+        self.way = way
+
+    def call(self, x):
+        ops = keras.ops
+        if self.way == "mean":
+            return x - ops.mean(x, axis=0, keepdims=True)
+        if self.way == "largest":
+            return x / (1 + ops.max(ops.abs(x), axis=0, keepdims=True))
+        if self.way == "before":
+            return x - 0.5 * ops.roll(x, 1, axis=0)
+        return x * ops.softmax(x, axis=0)
+
+
+def draw_special(seed: int) -> tuple[keras.Model, np.ndarray, np.ndarray, str]:
+    """A model with a layer that is stateful, random or looks at other rows, or data in raw units; x, y and its kind."""
+    rng = np.random.default_rng(5000 + seed)
+    kind = ("mixing", "random", "weight", "variable", "raw")[seed % 5]
+    rows, columns = int(rng.integers(20, 60)), int(rng.integers(2, 5))
+    x = rng.normal(size=(rows, columns))
+    y = x @ rng.normal(size=(columns, 1)) + 0.1 * rng.normal(size=(rows, 1))
+    if kind == "raw":
+        x = x * 10.0 ** rng.uniform(-3, 4, columns) + 10.0 ** rng.uniform(-2, 5, columns)
+        return keras.Sequential([keras.Input((columns,)), layers.Dense(1)]), x, y, kind
+    special = {
+        "mixing": lambda: Mixes(str(rng.choice(Mixes.WAYS))),
+        "random": Noise,
+        "weight": lambda: Counts(True),
+        "variable": lambda: Counts(False),
+    }[kind]()
+    inner = [layers.Dense(int(rng.integers(2, 5)), "tanh"), special]
+    inner = inner if rng.random() < 0.5 else inner[::-1]
+    return keras.Sequential([keras.Input((columns,)), *inner, layers.Dense(1)]), x, y, kind

@@ -1,5 +1,8 @@
 """Random models, losses, masks, weights and train steps: no cut of the rows changes f, its derivatives or the metrics.
 
+Layers that are stateful or random leave f a function of the weights, layers that look at other rows are refused where
+rows are cut, and raw data is solved or not called so.
+
 Each case is drawn from its number, which is the name of the test. `--random-cases` says how many there are.
 """
 
@@ -7,19 +10,21 @@ import itertools
 
 import keras
 import numpy as np
+import pytest
 import tensorflow as tf
 
 from kormos_opt.data.full_batch import BatchList
 from kormos_opt.optimizers import LBFGS
 from tests.problems import compiled, finite_differences, prepared
-from tests.random_models import draw
+from tests.random_models import draw, draw_special
 
 KERAS = tuple(int(number) for number in keras.__version__.split(".")[:2])
 
 
 def pytest_generate_tests(metafunc):
     if "seed" in metafunc.fixturenames:
-        metafunc.parametrize("seed", range(metafunc.config.getoption("--random-cases")))
+        kinds = 5 if metafunc.function.__name__ == "test_special_layers_and_units" else 1
+        metafunc.parametrize("seed", range(max(metafunc.config.getoption("--random-cases"), kinds)))
 
 
 def random_batches(rng, rows, case):
@@ -93,3 +98,38 @@ def assert_same(cut, whole):
         if not name.endswith("loss"):  # of the single outputs: Keras's own trackers do not weigh with rows
             rtol = 1e-9 if KERAS >= (3, 13) else 1e-6  # before, Keras adds 1e-7 to the valid entries of a mask
             np.testing.assert_allclose(evaluation.logs[name], value, rtol=rtol, err_msg=name)
+
+
+def test_special_layers_and_units(seed, float64):
+    model, x, y, kind = draw_special(seed)
+    print(f"seed {seed}: {kind}")
+    if kind == "raw":
+        result = fitted(model, x, y)
+        columns = np.c_[x, np.ones(len(x))]
+        scale = np.linalg.norm(columns, axis=0)
+        best = np.linalg.lstsq(columns / scale, y, rcond=None)[0] / scale[:, None]
+        left = (result.fun - np.mean((columns @ best - y) ** 2)) / y.var()
+        assert left < 1e-3
+        return
+    if kind == "mixing":
+        with pytest.raises(ValueError, match="adds up over chunks"):
+            made_of(model, LBFGS(batch_size=7), x, y)
+    objective = made_of(model, LBFGS(batch_size=len(x)), x, y)
+    x0 = objective.parameters.ravel()
+    before = [np.array(each) for each in model.get_weights()]
+    first = objective.evaluate(x0)
+    objective.evaluate(x0 + 0.1)
+    again = objective.evaluate(x0)
+    assert again.fun == first.fun
+    np.testing.assert_array_equal(again.jac, first.jac)
+    for now, then in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(now, then)
+
+
+def fitted(model, x, y):
+    compiled(model, LBFGS()).fit(x, y, epochs=400, verbose=0)
+    return model.optimizer.result
+
+
+def made_of(model, optimizer, x, y):
+    return prepared(compiled(model, optimizer), x, y)
