@@ -47,10 +47,23 @@ def names(monkeypatch, tmp_path):
     keras.config.set_dtype_policy(before[1])
 
 
+@pytest.fixture
+def retracing():
+    """What TensorFlow says of functions that are traced again and again."""
+    said = []
+    handler = logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage()) if "retracing" in record.getMessage() else None
+    logger = logging.getLogger("tensorflow")
+    logger.addHandler(handler)
+    yield said
+    logger.removeHandler(handler)
+
+
 @pytest.mark.parametrize("page", [page for page in PAGES if any(programs(page))], ids=named)
-def test_programs_run(page, names):
+def test_programs_run(page, names, retracing):
     for program in programs(page):
         exec(compile(program, str(page), "exec"), names)
+    assert not retracing
 
 
 def anchors(page):
