@@ -323,8 +323,7 @@ class Fit:
             result.message = result.message.replace(SEES_MORE, "")
 
     def _left_to_gain(self, run, limits):
-        has_derivatives = self._progress.stage.method.derivatives != "none"
-        found = left_to_gain(self._objective, run.accepted.x, limits, has_derivatives)
+        found = left_to_gain(self._objective, run.accepted.x, limits, self._progress.stage)
         self._objective.parameters.assign(run.accepted.x)
         run.count(found.nfev, found.nhev)
         return found

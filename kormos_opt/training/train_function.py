@@ -238,8 +238,9 @@ class TrainFunction:
         return stage.begin(Beginning(self._model, self._optimizer, answers, evaluation, before, self._warn))
 
     def _warn(self, topic, message):
-        if message is not None and not {topic, message} & self._said:
-            self._said |= {topic, message}
+        said = {topic} if topic == "anew" else {topic, message}  # which is said again in another fit
+        if message is not None and not said & self._said:
+            self._said |= said
             _log.warning(message)
 
     def _rows_done(self):

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from kormos_opt.training.run import Run
 
 LITTLE = 2e-4  # of the loss
+_LITTLE_WHERE_LOOSE = 0.1
 _LITTLE_OF_NULL = 5e-5  # of the loss that the best constant has
 _ROUNDING = 1e-6  # of a loss in float32
 _ENOUGH_STEPS, _ALIKE, _CAUTION = 5, 1e3, 100.0
@@ -46,8 +47,8 @@ _REFUSALS = ValueError, TypeError, LookupError, NotImplementedError, tf.errors.O
 def is_doubtful(stage: Stage, run: Run, objective: BoundObjective, may_go_on: bool) -> bool:
     """Whether what is left has to be asked.
 
-    Not under constraints, where the gradient is not zero at the optimum; nor where the user gave a tolerance that is
-    larger than that of the method, or any for the gradient; nor where the steps so far have seen curvatures that are
+    Not under constraints, where the gradient is not zero at the optimum; nor where the user gave a tolerance for the
+    gradient, or one for the loss that is larger than that of the method; nor where the steps so far have seen curvatures that are
     alike, and the gradient is small for the smallest of them: f falls by `|jac|^2 / (2 curvature)` at most.
 
     Args:
@@ -63,7 +64,9 @@ def is_doubtful(stage: Stage, run: Run, objective: BoundObjective, may_go_on: bo
         return True
     if ending not in _MAY_NOT_BE:
         return False
-    if stage.has_loose_tolerances or (stage.has_own_tolerances and rests_on_gradient(ending, run.method)):
+    if rests_on_gradient(ending, run.method) and stage.has_own_tolerances:
+        return False
+    if stage.has_loose_tolerances and ending is Ending.SMALL_REDUCTION:
         return False
     smallest, largest, count = run.curvatures.values
     if accepted.jac is None or count < _ENOUGH_STEPS or largest > _ALIKE * smallest:
@@ -80,21 +83,21 @@ def _null_loss(objective):
     return 0.0
 
 
-def left_to_gain(
-    objective: BoundObjective, x: np.ndarray, bounds: Bounds | None, has_derivatives: bool
-) -> OptimizeResult:
+def left_to_gain(objective: BoundObjective, x: np.ndarray, bounds: Bounds | None, stage: Stage) -> OptimizeResult:
     """What `remaining_gain` finds, in double precision where the model can be computed in it.
 
     Args:
         objective: f.
         x: The point, float64 of shape `(n,)`.
         bounds: Those of the stage, or `None`.
-        has_derivatives: Whether the method asks for derivatives; else difference quotients of gradients serve.
+        stage: For a method without derivatives difference quotients of gradients serve. With a larger tolerance than
+            that of the method a tenth of the loss is little.
 
     Returns:
         Its result, with `nfev`, the evaluations, `is_little`, and `is_flat`: whether the model is no better than a
         constant, with no better point in sight.
     """
+    has_derivatives = stage.method.derivatives != "none"
     if objective.objective.dtype != "float64":
         x = objective.parameters.round(x)
     try:
@@ -104,7 +107,7 @@ def left_to_gain(
     except _REFUSALS:
         answers = _Answers(objective, has_derivatives)
         found = _answered(remaining_gain(x, bounds), answers)
-    little = LITTLE * abs(found.fun + found.gain)
+    little = (_LITTLE_WHERE_LOOSE if stage.has_loose_tolerances else LITTLE) * abs(found.fun + found.gain)
     null = _null_loss(objective) if found.gain > little or not found.gain else 0.0
     little = max(little, _LITTLE_OF_NULL * null)
     is_flat = not found.gain and objective.is_one_chunk and 0 < null * (1 - _ROUNDING) <= found.fun
