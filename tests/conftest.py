@@ -43,7 +43,7 @@ _RANDOM = {
 
 @contextlib.contextmanager
 def _moved(owner, seed):
-    """Inside, what this initializer draws is moved by about 1e-13 of its size, in float32 by 1e-6; equal values alike."""
+    """Inside, what this initializer draws is moved by 1e-13 of its size, in float32 by 1e-6; equal values alike."""
     stock = owner.__call__
 
     def call(self, *args, **kwargs):
@@ -71,9 +71,7 @@ def float64():
 
 def pytest_addoption(parser):
     parser.addoption("--thorough", action="store_true", help="the cases that tests/repeats.py leaves out too")
-    parser.addoption(
-        "--perturb", type=int, help="a seed: initial weights are moved in their last digits, as by another CPU"
-    )
+    parser.addoption("--perturb", type=int, help="a seed: initial weights move in their last digits, as on another CPU")
     parser.addoption("--random-cases", type=int, default=2, help="cases of tests/test_random_models.py")
 
 

@@ -123,7 +123,7 @@ def are_probabilities(outputs) -> bool:
 
 
 def fixed_batch(model: keras.Model) -> int | None:
-    """The rows that a batch of the model must have, `None` for any number: layers with a state for each row have one."""
+    """The rows that a batch of the model must have, where layers have a state for each row; `None` for any number."""
     if not any(getattr(layer, "stateful", False) for layer in layers(model)):
         return None
     sizes = {each.shape[0] for each in getattr(model, "inputs", None) or [] if len(each.shape)}

@@ -48,8 +48,9 @@ def is_doubtful(stage: Stage, run: Run, objective: BoundObjective, may_go_on: bo
     """Whether what is left has to be asked.
 
     Not under constraints, where the gradient is not zero at the optimum; nor where the user gave a tolerance for the
-    gradient, or one for the loss that is larger than that of the method; nor where the steps so far have seen curvatures that are
-    alike, and the gradient is small for the smallest of them: f falls by `|jac|^2 / (2 curvature)` at most.
+    gradient, or one for the loss that is larger than that of the method; nor where the steps so far have seen
+    curvatures that are alike, and the gradient is small for the smallest of them: f falls by `|jac|^2 / (2 curvature)`
+    at most.
 
     Args:
         stage: The stage.
