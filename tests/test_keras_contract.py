@@ -31,6 +31,10 @@ pytestmark = pytest.mark.quick
 X, Y = regression()
 
 
+def test_functions_can_be_left_out_of_the_warning_of_retracing():
+    assert tf.function(lambda x: x)._omit_frequent_tracing_warning is False
+
+
 def stock(name):
     return getattr(TensorFlowTrainer, name)._kormos_opt_stock
 

@@ -71,6 +71,32 @@ def test_random_augmentation_stands_still(caplog):
     assert all(np.diff(history["loss"]) <= 0)
 
 
+class OwnNoise(keras.Layer):
+    def __init__(self):
+        super().__init__()
+        self.seeds = keras.random.SeedGenerator(1)
+
+    def call(self, inputs):
+        return inputs + keras.random.normal(keras.ops.shape(inputs), seed=self.seeds)
+
+
+def test_numbers_of_a_generator_of_the_model_stand_still(caplog):
+    model = compiled(keras.Sequential([keras.Input((4,)), OwnNoise(), keras.layers.Dense(1)]))
+    history = model.fit(X, Y, epochs=4, verbose=0).history
+    assert sum("generator with a state, which stands still" in each for each in caplog.messages) == 1
+    assert all(np.diff(history["loss"]) <= 0)
+
+
+def test_many_models_are_no_retracing(caplog):
+    for engine in ("scipy", "graph"):
+        for _ in range(6):
+            keras.utils.set_random_seed(1)
+            model = linear()
+            model.compile(kormos_opt.LBFGS(engine=engine), loss="mse")
+            model.fit(X, Y, epochs=1, verbose=0)
+    assert "retracing" not in caplog.text
+
+
 def test_a_trainable_variable_of_nobody_is_named_once(caplog):
     viscosity = tf.Variable(0.5, name="viscosity")
 

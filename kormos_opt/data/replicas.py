@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from kormos_opt.data.rows import rows_between
 from kormos_opt.keras_internals import model as keras_model
+from kormos_opt.keras_internals.tracing import traced
 
 _CHECKSUMS = 2**20  # their squares, summed over all replicas, are exact in float64
 _SUPPORTED = (
@@ -54,10 +55,8 @@ class Replicas:
         self.local = len(self._devices)
         self.workers = strategy.num_replicas_in_sync // self.local
         self.worker = _place(strategy.cluster_resolver) if self.workers > 1 else 0
-        self._everywhere = tf.function(
-            lambda vector: strategy.run(tf.identity, args=(vector,)), autograph=False, reduce_retracing=True
-        )
-        self._reduced = tf.function(self._reduce, autograph=False, reduce_retracing=True)
+        self._everywhere = traced(lambda vector: strategy.run(tf.identity, args=(vector,)), reduce_retracing=True)
+        self._reduced = traced(self._reduce, reduce_retracing=True)
 
     @classmethod
     def of(cls, model: keras.Model) -> "Replicas | None":

@@ -25,9 +25,9 @@ def rows_between(batch, start: int, end: int):
     return keras.tree.map_structure(lambda leaf: None if leaf is None else _rows_of_leaf(leaf, start, end), batch)
 
 
-def every_second_row(batch, start: int, end: int):
-    """Rows `start`, `start + 2`, ... below `end` of a batch."""
-    rows = range(start, end, 2)
+def every_row(batch, start: int, end: int, step: int):
+    """Rows `start`, `start + step`, ... below `end` of a batch."""
+    rows = range(start, end, step)
 
     def of_leaf(leaf):
         if leaf is None or not len(leaf.shape):

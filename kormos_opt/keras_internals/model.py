@@ -100,16 +100,24 @@ def has_own_loss(model: keras.Model) -> bool:
 
 def has_known_rows(model: keras.Model) -> bool:
     """Whether all of the model is Keras's own, made of layers that treat every row by itself."""
-    plain = type(model).call in (keras.Sequential.call, Functional.call)
-    own = [each for each in layers(model) if type(each).call not in (keras.Sequential.call, Functional.call)]
+    plain = keras.Sequential.call, Functional.call
     inside = [each for each in layers(model) if isinstance(each, Functional)]
     operations = [operation for each in inside for operation in each.operations]
+    own = [each for each in layers(model) if type(each).call not in plain]
     return (
-        plain
-        and all(type(each).__module__.startswith("keras.") for each in own)
-        and not any(isinstance(each, keras.layers.Lambda) for each in own)
+        type(model).call in plain
         and all(isinstance(operation, keras.Layer) for operation in operations)
+        and all(_treats_rows_alone(layer) for layer in own)
     )
+
+
+def _treats_rows_alone(layer):
+    """Whether this is a layer of Keras with functions of Keras, along other axes than that of the rows."""
+    functions = [layer, getattr(layer, "activation", None), getattr(layer, "recurrent_activation", None)]
+    modules = [getattr(each, "__module__", type(each).__module__) for each in functions if each is not None]
+    axes = keras.tree.flatten(getattr(layer, "axis", None) or -1 if getattr(layer, "axis", None) != 0 else 0)
+    is_named = all(module.startswith("keras.") for module in modules) and not isinstance(layer, keras.layers.Lambda)
+    return is_named and all(not isinstance(axis, int) or axis == -1 or axis > 0 for axis in axes)
 
 
 def function_of_loss(loss: keras.losses.Loss) -> tuple:

@@ -6,12 +6,28 @@ Every replacement is a context manager. It holds for the thread that is inside, 
 import contextlib
 import functools
 import threading
+from collections.abc import Callable
 
 import keras
 import tensorflow as tf
 from keras.src import backend
 from keras.src.backend import AutocastScope, get_autocast_scope
 from keras.src.losses import loss as loss_module
+
+
+def traced(function: Callable, **options) -> Callable:
+    """A `tf.function` without autograph, one of many with the same code: each model has its own.
+
+    TensorFlow counts traces by the code, and would take the fifth model for the fifth trace of one function ("triggered
+    tf.function retracing").
+
+    Args:
+        function: The function.
+        **options: More arguments of `tf.function`.
+    """
+    function = tf.function(function, autograph=False, **options)
+    function._omit_frequent_tracing_warning = True
+    return function
 
 
 def flat_call(function: tf.types.experimental.ConcreteFunction):

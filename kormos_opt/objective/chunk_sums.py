@@ -11,6 +11,7 @@ import keras
 import tensorflow as tf
 
 from kormos_opt.data.rows import rows_of, slice_rows
+from kormos_opt.keras_internals.tracing import traced
 
 
 class Quantity(NamedTuple):
@@ -55,7 +56,7 @@ def compiled(function: Callable, eager: bool, exact: bool = False, **options) ->
         exact: Whether the graph has to know all shapes. Defaults to `False`.
         **options: More arguments of `tf.function`.
     """
-    return function if eager else tf.function(function, autograph=False, reduce_retracing=not exact, **options)
+    return function if eager else traced(function, reduce_retracing=not exact, **options)
 
 
 class ChunkSums:

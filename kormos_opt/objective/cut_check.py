@@ -9,19 +9,21 @@ import numpy as np
 import tensorflow as tf
 
 from kormos_opt.data.full_batch import BatchList, FullBatch
-from kormos_opt.data.rows import every_second_row, rows_between, rows_of
-from kormos_opt.objective import chunk_size, precision
+from kormos_opt.data.rows import every_row, rows_between, rows_of
+from kormos_opt.objective import precision
 from kormos_opt.objective.batch_pass import BatchPass
 from kormos_opt.objective.starting_point import beside
 
 if TYPE_CHECKING:
     from kormos_opt.objective.objective import Objective
 
+_ROWS = 16
+_SLOPES = 10  # times the tolerance of f, for the gradient
 _STEPS = 8  # of the resolution of f that two sums may differ by
 
 
 def check_cut(objective: "Objective", chunk, data: FullBatch) -> None:
-    """Compares f of the first rows in one chunk with f of the same rows in two, every second row in each.
+    """Compares f and its gradient of some rows in one chunk with those of the same rows in chunks of two.
 
     At a point beside the first weights: these may be zeros, where rows tell nothing, or an optimum, where f is rounding
     and nothing else. At the first weights where f is not finite there. Nothing is compared where the data will not be
@@ -39,39 +41,41 @@ def check_cut(objective: "Objective", chunk, data: FullBatch) -> None:
     fits = replicas is None and not isinstance(data, BatchList) and data.rows <= objective.rows_per_chunk
     if not objective.terms.is_doubtful or fits or objective.state.moving_statistics or objective.outside.is_random:
         return
-    rows = min(int(rows_of(chunk)), chunk_size.FEWEST_ROWS)
+    rows = min(int(rows_of(chunk)), _ROWS)
     if rows < 2 and (replicas is None or replicas.workers == 1):  # several workers stay in step
         return
     whole = [rows_between(chunk, 0, rows)]
-    cut = [every_second_row(chunk, start, rows) for start in (0, 1)] if rows > 1 else whole
+    half = max(rows // 2, 1)  # row i beside row i + half
+    cut = [every_row(chunk, start, rows, half) for start in range(half)]
     tolerance = max(1e-4, _STEPS * precision.resolution(objective.dtype))
     here = objective.parameters.ravel()
     elsewhere = beside(here)
     try:
         for x in (elsewhere, here):
-            one, two = (_loss(objective, batches, max(rows, 1), x) for batches in (whole, cut))
-            if np.isfinite([one, two]).all():
+            (one, of_one), (two, of_two) = (_evaluated(objective, batches, max(rows, 1), x) for batches in (whole, cut))
+            if np.isfinite([one, two]).all() and np.isfinite([of_one, of_two]).all():
                 break
-        if not abs(one - two) > tolerance * abs(one):
+        same = not abs(one - two) > tolerance * abs(one)
+        if same and not np.abs(of_one - of_two).max() > _SLOPES * tolerance * np.abs(of_one).max():
             return
     finally:
         objective.parameters.assign(here)
     raise ValueError(_DEPENDS_ON_CUT.format(rows, one, two))
 
 
-def _loss(objective, batches, rows, x):
+def _evaluated(objective, batches, rows, x):
     total, point = tf.constant(rows, tf.float64), (tf.constant(x),)
     denominators = tf.zeros((0,), tf.float64)
     if objective.terms.counted_losses:
         counted = BatchPass(objective.passes["denominators"], batches, point, total, denominators).finish()
         (denominators,) = counted.sums
-    loss, *_ = BatchPass(objective.passes["gradient"], batches, point, total, denominators).finish().sums
-    return float(loss) / rows
+    loss, gradient = BatchPass(objective.passes["gradient"], batches, point, total, denominators).finish().sums
+    return float(loss) / rows, gradient.numpy() / rows
 
 
 _DEPENDS_ON_CUT = (
     'Expected a loss that adds up over chunks of rows: a mean over rows, or a Loss with reduction="sum". '
-    "Received: for the first {} rows {:.6g} in one chunk and {:.6g} in two. Return one value for each row from the "
+    "Received: for the first {} rows {:.6g} in one chunk and {:.6g} in several. Return one value for each row from the "
     "loss function, or the mean over rows; give add_loss a mean over rows. To keep the loss as it is, evaluate all "
     "rows at once: give the optimizer batch_size= as many as there are."
 )

@@ -100,15 +100,29 @@ def misfits(loss: keras.losses.Loss, y_true, y_pred, values, sample_weight, mask
 def null_values(loss: keras.losses.Loss, y_true, y_pred, values, *_) -> tf.Tensor:
     """The values of a loss for the best guess without any input: the mean of the targets of the chunk, for each output.
 
-    0 for a loss that does not compare numbers of one unit.
+    That of labels are their frequencies. 0 for other losses than those of Keras that are named below.
     """
-    if keras_model.function_of_loss(loss)[0] not in _COMPARING:
+    function, arguments = keras_model.function_of_loss(loss)
+    if function not in _COMPARING and function not in _DOMAINS:
         return tf.zeros_like(values)
-    y = tf.cast(y_true, y_pred.dtype)
-    y = tf.reshape(y, tf.shape(y_pred)) if y.shape.rank != y_pred.shape.rank else y
-    return loss.call(y, tf.ones_like(y_pred) * tf.reduce_mean(y, axis=0, keepdims=True))
+    is_class = function is keras.losses.sparse_categorical_crossentropy
+    if is_class:
+        y = tf.one_hot(
+            tf.cast(tf.reshape(y_true, tf.shape(y_pred)[:-1]), tf.int32), y_pred.shape[-1], dtype=y_pred.dtype
+        )
+    else:
+        y = tf.cast(y_true, y_pred.dtype)
+        y = tf.reshape(y, tf.shape(y_pred)) if y.shape.rank != y_pred.shape.rank else y
+    mean = tf.reduce_mean(y, axis=0, keepdims=True)
+    if arguments.get("from_logits"):
+        of_rest = (
+            1 - mean if function in (keras.losses.binary_crossentropy, keras.losses.binary_focal_crossentropy) else 1.0
+        )
+        mean = tf.math.log(mean + _TINY) - tf.math.log(of_rest + _TINY)
+    return loss.call(y_true if is_class else y, tf.ones_like(y_pred) * mean)
 
 
+_TINY = 1e-30
 _COMPARING = {
     keras.losses.mean_squared_error,
     keras.losses.mean_absolute_error,

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from scipy.optimize import Bounds, LbfgsInvHessProduct, LinearConstraint, NonlinearConstraint
+from scipy.sparse.linalg import LinearOperator
 
 from kormos_opt.solvers.base import (
     EvaluateValue,
@@ -202,7 +203,9 @@ class _Part:
                 result[name] = units.gradient(result[name])
         inverse = result.get("hess_inv")
         if isinstance(inverse, LbfgsInvHessProduct):
-            result.hess_inv = LbfgsInvHessProduct(units.weights(inverse.sk), units.gradient(inverse.yk))
+            result.hess_inv = LinearOperator(
+                inverse.shape, lambda v: units.weights(inverse.matvec(units.own_gradient(np.ravel(v)))), dtype="float64"
+            )
         elif np.shape(inverse) == (size, size):
             result.hess_inv = units.weights(units.weights(inverse).T)
         if "final_simplex" in result:

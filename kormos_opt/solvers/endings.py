@@ -35,6 +35,12 @@ class Ending(Enum):
     POLISHED = "Converged: truncated Newton steps ({steps}) have left little to gain", True, 0
     NOTHING_LEFT = "Converged: the arithmetic of the method is at its limits, and nothing is left to gain", True, 0
     PROGRESS_LEFT = "Stopped: {reason}, though about {share} of the loss can be gained. {what_next}", False, 2
+    BLIND = (
+        "Stopped: {reason}. The second derivatives are zero, as those of mae, so nobody knows what is left to gain. "
+        "A loss without kinks, such as Huber with a small delta, can be fitted to the end",
+        False,
+        2,
+    )
     FLAT = (
         "Stopped: the gradient is next to zero where the loss is no lower than that of a constant. Saturated units are "
         "flat: begin with smaller weights, or standardize the inputs (keras.layers.Normalization)",
@@ -133,6 +139,7 @@ _WORDS_OF_SCIPY = {
     "Positive directional derivative": (Ending.NO_BETTER_POINT, None),
     "A bad approximation": (Ending.NO_PREDICTED_IMPROVEMENT, None),
     "A linalg error": (Ending.INDEFINITE_HESSIAN, None),
+    "Warning: CG iterations didn't converge": (Ending.INDEFINITE_HESSIAN, None),
     "Inequality constraints incompatible": (Ending.INFEASIBLE, None),
     "Constraint violation exceeds": (Ending.INFEASIBLE, None),
     "Did not converge to a solution satisfying": (Ending.INFEASIBLE, None),

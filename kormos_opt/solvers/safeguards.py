@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from kormos_opt.evaluation import Evaluation
 
 
+_HUGE = 1e100
+
+
 def safeguard(
     solver: Solver, dtype: str = "float64", resolution: float | None = None, iterate: Evaluation | None = None
 ) -> Solver:
@@ -68,7 +71,7 @@ def safeguard(
             answer = None
             if not isinstance(request, tuple) or not hasattr(request, "x"):
                 raise unknown_request(request)
-            request = request._replace(**{name: np.array(value) for name, value in request._asdict().items()})
+            request = _own(request, None if x is None else x.shape)
             if x is not None and not all(np.isfinite(part).all() for part in request):
                 return Ending.NEXT_STEP_IS_NAN.result(x=x, nit=nit, nfev=nfev, njev=nfev)
             if x is None or isinstance(request, Iterate):
@@ -101,6 +104,20 @@ def safeguard(
                 answer = yield from _scaled(request)
     finally:
         solver.close()
+
+
+def _own(request, shape):
+    """A copy of a request, in float64.
+
+    Raises:
+        ValueError: For a point of another shape than the first one.
+    """
+    request = request._replace(**{name: np.array(value, "float64") for name, value in request._asdict().items()})
+    if shape is not None and request.x.shape != shape:
+        raise ValueError(
+            f"Expected a solver that asks at points of shape {shape}. Received: a request at shape {request.x.shape}."
+        )
+    return request
 
 
 def _scaled(request):
@@ -158,5 +175,7 @@ def _converged(iterate, nit, nfev, dtype):
 
 
 def _stand_in(x, iterate):
-    step = x - iterate.x
-    return finite_stand_in(iterate.fun, iterate.jac @ step, step, step @ step)
+    with np.errstate(over="ignore", invalid="ignore"):  # of steps that are longer than the root of what float64 holds
+        step = x - iterate.x
+        fun, jac = finite_stand_in(iterate.fun, iterate.jac @ step, step, step @ step)
+    return float(np.nan_to_num(fun, nan=_HUGE, posinf=_HUGE)), np.nan_to_num(jac, posinf=_HUGE, neginf=-_HUGE)

@@ -30,10 +30,11 @@ def on(model: keras.Model, iterations: int, outside) -> dict[str, str | None]:
         iterations: Those of the fit, and those before, 0 where nobody knows.
         outside: What f depends on beside the weights, an `OutsideVariables`.
     """
+    layers_that_draw = {"dropout": on_dropout(model), "augmentation": on_augmentation(model)}
+    is_other = outside.is_random and not any(layers_that_draw.values())
     return {
-        "dropout": on_dropout(model),
-        "augmentation": on_augmentation(model),
-        "random": on_random_operations(outside.random_operations),
+        **layers_that_draw,
+        "random": on_random_operations(outside.random_operations, is_other),
         "variables": on_foreign_variables(outside.foreign_names(model)),
         "frozen": on_frozen_layers(model),
         "statistics": on_batch_normalization(model, iterations),
@@ -63,12 +64,18 @@ def on_augmentation(model: keras.Model) -> str | None:
     )
 
 
-def on_random_operations(kinds: list[str]) -> str | None:
-    """What to know about operations that draw other numbers in every call, or `None` if there are none.
+def on_random_operations(kinds: list[str], draws: bool) -> str | None:
+    """What to know about random numbers that no layer of Keras draws, or `None` if there are none.
 
     Args:
-        kinds: Their kinds, such as `RandomUniform`.
+        kinds: The kinds of operations that draw other numbers in every call, such as `RandomUniform`.
+        draws: Whether any numbers are drawn.
     """
+    if not kinds and draws:
+        return (
+            "The loss draws random numbers from a generator with a state, which stands still during a fit, so that the "
+            "loss is a function of the weights. kormos_opt.callbacks.ResampleData draws new ones in between."
+        )
     if not kinds:
         return None
     return (

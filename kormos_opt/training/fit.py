@@ -323,7 +323,7 @@ class Fit:
             result.message = result.message.replace(SEES_MORE, "")
 
     def _left_to_gain(self, run, limits):
-        found = left_to_gain(self._objective, run.accepted.x, limits, self._progress.stage)
+        found = left_to_gain(self._objective, run, limits, self._progress.stage)
         self._objective.parameters.assign(run.accepted.x)
         run.count(found.nfev, found.nhev)
         return found

@@ -15,6 +15,7 @@ import tensorflow as tf
 from kormos_opt.graph_solvers.line_search import dot
 from kormos_opt.graph_solvers.units import own_gradient_of, weights_of
 from kormos_opt.graph_solvers.variables import POINT
+from kormos_opt.keras_internals.tracing import traced
 from kormos_opt.solvers.endings import Ending
 from kormos_opt.solvers.numerics import NEGLIGIBLE_FACTOR, finite_stand_in, is_hidden
 
@@ -75,7 +76,7 @@ class GraphStep:
         self._options = options
         self._resolution = resolution
         self._trace = _Trace()
-        self._begin = tf.function(self._assign_beginning, autograph=False)
+        self._begin = traced(self._assign_beginning)
         self.compiled = {}
 
     def begin(self, evaluation: Evaluation) -> None:
@@ -110,11 +111,11 @@ class GraphStep:
         if key not in self.compiled:
             run = self._make(evaluate, objective.parameters, objective.state, centered)
             if not objective.objective.is_eager:
-                run = tf.function(run, autograph=False, jit_compile=self._method.takes_xla and objective.is_one_program)
+                run = traced(run, jit_compile=self._method.takes_xla and objective.is_one_program)
             self.compiled = {key: run}
         nit, nfev, ending, matches, row = self.compiled[key](tf.constant(iterations), given, *data)
-        traced = self._trace.unpacked(row) if matches else None
-        return Stepped(int(nit), int(nfev), int(ending), traced)
+        row = self._trace.unpacked(row) if matches else None
+        return Stepped(int(nit), int(nfev), int(ending), row)
 
     def _make(self, evaluate, parameters, model_state, centered):
         """The function to trace. It outlives the fit, so it knows nothing that holds the data."""

@@ -26,6 +26,7 @@ LITTLE = 2e-4  # of the loss
 _LITTLE_WHERE_LOOSE = 0.1
 _LITTLE_OF_NULL = 5e-5  # of the loss that the best constant has
 _ROUNDING = 1e-6  # of a loss in float32
+_FLAT = 1e-3  # of the loss: a slope that is next to zero
 _ENOUGH_STEPS, _ALIKE, _CAUTION = 5, 1e3, 100.0
 _MAY_NOT_BE = (
     Ending.RESOLUTION,
@@ -84,12 +85,12 @@ def _null_loss(objective):
     return 0.0
 
 
-def left_to_gain(objective: BoundObjective, x: np.ndarray, bounds: Bounds | None, stage: Stage) -> OptimizeResult:
+def left_to_gain(objective: BoundObjective, run: Run, bounds: Bounds | None, stage: Stage) -> OptimizeResult:
     """What `remaining_gain` finds, in double precision where the model can be computed in it.
 
     Args:
         objective: f.
-        x: The point, float64 of shape `(n,)`.
+        run: The run, at its last accepted iterate.
         bounds: Those of the stage, or `None`.
         stage: For a method without derivatives difference quotients of gradients serve. With a larger tolerance than
             that of the method a tenth of the loss is little.
@@ -98,6 +99,7 @@ def left_to_gain(objective: BoundObjective, x: np.ndarray, bounds: Bounds | None
         Its result, with `nfev`, the evaluations, `is_little`, and `is_flat`: whether the model is no better than a
         constant, with no better point in sight.
     """
+    x = run.accepted.x
     has_derivatives = stage.method.derivatives != "none"
     if objective.objective.dtype != "float64":
         x = objective.parameters.round(x)
@@ -109,10 +111,11 @@ def left_to_gain(objective: BoundObjective, x: np.ndarray, bounds: Bounds | None
         answers = _Answers(objective, has_derivatives)
         found = _answered(remaining_gain(x, bounds), answers)
     little = (_LITTLE_WHERE_LOOSE if stage.has_loose_tolerances else LITTLE) * abs(found.fun + found.gain)
-    null = _null_loss(objective) if found.gain > little or not found.gain else 0.0
+    null = _null_loss(objective)
     little = max(little, _LITTLE_OF_NULL * null)
-    is_flat = not found.gain and objective.is_one_chunk and 0 < null * (1 - _ROUNDING) <= found.fun
-    found.update(nfev=answers.nfev, nhev=answers.nhev, is_little=bool(found.gain <= little), is_flat=is_flat)
+    slope = np.linalg.norm(run.accepted.jac) if run.accepted.jac is not None else np.inf
+    is_flat = objective.is_one_chunk and 0 < null * (1 - _ROUNDING) <= found.fun and slope < _FLAT * abs(found.fun)
+    found.update(nfev=answers.nfev, nhev=answers.nhev, is_little=bool(found.gain <= little), is_flat=bool(is_flat))
     return found
 
 
@@ -126,8 +129,10 @@ def tell(run: Run, found: OptimizeResult, dtype: str) -> None:
     """
     result, ending = run.result, run.result.ending
     result.remaining_gain = found.gain
-    if result.success and found.is_flat:
+    if result.success and found.is_flat and found.is_little:
         _end(result, Ending.FLAT)
+    elif result.success and found.is_blind and np.any(run.accepted.jac):
+        _end(result, Ending.BLIND, reason=result.message.removeprefix("Converged: ").partition(". ")[0])
     elif found.is_little and ending is Ending.NEXT_STEP_IS_NAN:
         _end(result, Ending.NOTHING_LEFT)
     elif not found.is_little and result.success:
