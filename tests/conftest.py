@@ -48,6 +48,8 @@ def _moved(owner, seed):
 
     def call(self, *args, **kwargs):
         value = stock(self, *args, **kwargs)
+        if tf.is_symbolic_tensor(value):  # of a model that is built in a graph
+            return value
         rng = np.random.default_rng([seed, zlib.crc32(np.asarray(value).tobytes())])
         size = 1e-13 if keras.backend.standardize_dtype(value.dtype) == "float64" else 1e-6
         return value * keras.ops.cast(1 + size * rng.standard_normal(value.shape), value.dtype)

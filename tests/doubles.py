@@ -62,7 +62,7 @@ class NumpyObjective(NumpyAnswers):
         settings = SimpleNamespace(float64=True)
         self.objective = SimpleNamespace(outside=self, dtype="float64", log_names=set(), settings=settings)
         self.state = self
-        self.may_change_unseen, self.random_operations = False, []
+        self.may_change_unseen, self.is_random, self.random_operations = False, False, []
         self.foreign_names = lambda model: []
 
     def evaluate(self, x, gradient=True):

@@ -89,7 +89,7 @@ def test_the_end_of_a_solver_hands_over():
     stages = np.array(history["stage"])
     assert len(stages) < 100
     assert np.count_nonzero(stages == 1) == 2
-    assert history["loss"][-1] <= history["loss"][np.flatnonzero(stages == 0)[-1]]
+    assert history["loss"][-1] <= history["loss"][np.flatnonzero(stages == 0)[-1]] * (1 + 1e-6)  # that of float32
     np.testing.assert_allclose(flat_weights(model), CLOSED_FORM, rtol=1e-3)
     assert model.optimizer.result.success
     before = flat_weights(model)
