@@ -84,8 +84,8 @@ def main() -> None:
         rows.append(
             {
                 "optimizer": words,
-                "solved": sum(left < ENOUGH for left, _ in results),
-                'falsely "Converged"': sum(left >= ENOUGH and each.success for left, each in results),
+                "solved": int(sum(left < ENOUGH for left, _ in results)),
+                'falsely "Converged"': int(sum(left >= ENOUGH and each.success for left, each in results)),
                 "median iterations": int(np.median([each.nit for _, each in results])),
             }
         )
