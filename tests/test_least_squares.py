@@ -503,7 +503,7 @@ def test_a_trained_factor_is_no_square(make, match, float64):
 
 
 class Absolute(keras.regularizers.Regularizer):
-    """L1, which computes in float32 in Keras before 3.14."""
+    """L1, which computes in float32 in the oldest Keras."""
 
     def __call__(self, x):
         return 0.5 * keras.ops.sum(keras.ops.abs(x))
