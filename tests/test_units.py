@@ -9,6 +9,7 @@ from scipy.optimize import Bounds, LinearConstraint
 import kormos_opt
 from kormos_opt.graph_solvers.units import own_gradient_of, weights_of
 from kormos_opt.optimizers import ScipyBatchOptimizer
+from kormos_opt.solvers import registry
 from kormos_opt.solvers.change_of_variables import in_own_variables
 from kormos_opt.solvers.scipy_methods import METHODS
 from kormos_opt.solvers.testing import drive
@@ -206,6 +207,11 @@ def test_raw_data_is_solved_by_all_methods(method):
     columns = np.c_[RAW, np.ones(len(RAW))].astype("float64")
     best = np.linalg.lstsq(columns, Y[:, 0].astype("float64"), rcond=None)[0]
     assert model.optimizer.result.fun <= np.mean((columns @ best - Y[:, 0]) ** 2) * 1.001
+
+
+def test_tnc_is_given_offsets_with_its_scales():
+    """With scales alone scipy's TNC reads memory that nobody has set: 2 of 25 fits ended at their start."""
+    assert x_scale.without_own_scale(registry.find("TNC"), 3).keys() == {"scale", "offset"}
 
 
 @pytest.mark.parametrize("setting", ["auto", "inputs", None, [1.0, 1e-3, 1e3, 1.0, 1.0]], ids=str)

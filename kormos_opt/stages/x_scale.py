@@ -72,7 +72,8 @@ def without_own_scale(method: Method, size: int) -> dict:
         method: The method.
         size: n.
     """
-    plain = {"x_scale": 1.0, "scale": np.ones(size)}  # of least squares, of TNC
+    # Of least squares; of TNC, which in scipy reads memory that nobody has set where it has scales and no offsets.
+    plain = {"x_scale": 1.0, "scale": np.ones(size), "offset": np.zeros(size)}
     return {name: value for name, value in plain.items() if name in method.options}
 
 
