@@ -104,7 +104,8 @@ def from_file(model, path, make):
     """The model from a `.keras` file, or what `make` returns with the weights from a `.weights.h5` file."""
     if path.suffix == ".keras":
         model.save(path)
-        return keras.models.load_model(path)
+        with model.distribute_strategy.scope():
+            return keras.models.load_model(path)
     model.save_weights(path)
     loaded = make()
     loaded.optimizer.build(loaded.trainable_variables)

@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 import kormos_opt
-from tests.helpers import flat_weights
+from tests.helpers import flat_weights, from_file
 from tests.problems import compiled, network, regression
 
 X, Y = regression(rows=60)
@@ -38,16 +38,7 @@ def stopped(model, how, again, tmp_path):
     """The model from which the second fit goes on."""
     if how == "process":
         return model
-    path = tmp_path / ("model.keras" if how == "keras" else "model.weights.h5")
-    if how == "keras":
-        model.save(path)
-        with model.distribute_strategy.scope():
-            return keras.models.load_model(path)
-    model.save_weights(path)
-    fresh = again()
-    fresh.optimizer.build(fresh.trainable_variables)
-    fresh.load_weights(path)
-    return fresh
+    return from_file(model, tmp_path / ("model.keras" if how == "keras" else "model.weights.h5"), again)
 
 
 @pytest.mark.parametrize(("engine", "precision", "chunk", "replicas", "jit", "how"), TABLE)

@@ -18,7 +18,7 @@ It ends by returning a `scipy.optimize.OptimizeResult`. Between two requests it 
 iteration can be one Keras epoch. Closing the generator frees all that it holds.
 """
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -94,6 +94,22 @@ class Iterate(NamedTuple):
 OfResiduals = Residuals | Jacobian | JacobianProduct | TransposedProduct
 Request = EvaluateWithGradient | EvaluateValue | HessianProduct | OfResiduals | Iterate
 Solver = Generator[Request, Any, "OptimizeResult"]
+
+
+def run_to_end(solver: Generator, reply: Callable[[Request], Any]) -> Any:
+    """What a solver returns, once all of its requests are answered.
+
+    Args:
+        solver: The solver, or a part of one.
+        reply: Called with a request. Returns the answer.
+    """
+    answer = None
+    while True:
+        try:
+            request = solver.send(answer)
+        except StopIteration as end:
+            return end.value
+        answer = reply(request)
 
 
 def unknown_request(request: object) -> TypeError:

@@ -17,6 +17,7 @@ from kormos_opt.solvers.base import (
     Residuals,
     Solver,
     TransposedProduct,
+    run_to_end,
     unknown_request,
 )
 
@@ -87,17 +88,16 @@ def drive_residuals(solver: Solver, residuals: Callable) -> Driven:
 
 
 def _driven(solver, reply):
-    iterates, points, answered = [], [], None
-    while True:
-        try:
-            request = solver.send(answered)
-        except StopIteration as end:
-            return Driven(end.value, iterates, points)
+    iterates, points = [], []
+
+    def noted(request):
         if isinstance(request, Iterate):
             iterates.append(np.array(request.x))
         elif isinstance(request, (EvaluateWithGradient, EvaluateValue, Residuals)):
             points.append(np.array(request.x))
-        answered = reply(request)
+        return reply(request)
+
+    return Driven(run_to_end(solver, noted), iterates, points)
 
 
 def answer(request: Request, fun: Callable, hessian: Callable | None = None):

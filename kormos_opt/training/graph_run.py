@@ -14,6 +14,7 @@ import numpy as np
 from kormos_opt.data.full_batch import WholeTensors
 from kormos_opt.evaluation import Evaluation
 from kormos_opt.graph_solvers.variables import IN_FLOAT64, RUNS
+from kormos_opt.solvers.base import run_to_end
 from kormos_opt.solvers.endings import Ending, words_of
 from kormos_opt.solvers.first_step import visible_length
 from kormos_opt.training.graph_step import ENDINGS
@@ -212,14 +213,11 @@ class GraphRun(Run):
         self._variables.is_running.assign(IN_FLOAT64 if self.is_in_float64 else RUNS)
 
     def _find_first_step(self, start, resolution):
-        search, answer = visible_length(*start[:3], self.units, resolution), None
-        try:
-            while True:
-                request = search.send(answer)
-                evaluation = self._objective.evaluate(request.x)
-                answer = evaluation.fun, evaluation.jac
-        except StopIteration as end:
-            length, tried = end.value
+        def reply(request):
+            evaluation = self._objective.evaluate(request.x)
+            return evaluation.fun, evaluation.jac
+
+        length, tried = run_to_end(visible_length(*start[:3], self.units, resolution), reply)
         self._objective.parameters.assign(start.x)
         self.units.multiply(length)
         self.nfev += tried

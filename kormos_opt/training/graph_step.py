@@ -80,7 +80,7 @@ class GraphStep:
         self.compiled = {}
 
     def begin(self, evaluation: Evaluation) -> None:
-        """Makes the variables those of a run that begins at this evaluation."""
+        """Makes the variables of the solver those of a run that begins at this evaluation."""
         self._begin(*(tf.constant(value, tf.float64) for value in evaluation[:3]))
 
     def _assign_beginning(self, *point):
@@ -88,8 +88,7 @@ class GraphStep:
         for name, variable in variables.state.items():
             value = known.get(name, tf.zeros(variable.shape, variable.dtype))
             variable.assign(tf.cast(value, variable.dtype))
-        for counter, value in ((variables.nit, 0), (variables.nfev, 1), (variables.is_running, 1)):
-            counter.assign(value)
+        variables.nit.assign(0)
 
     def __call__(
         self, objective: BoundObjective, accepted: Evaluation, iterations: int, units: Units | None = None

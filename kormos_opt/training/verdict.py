@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 from scipy.optimize import Bounds, OptimizeResult
 
-from kormos_opt.solvers.base import EvaluateWithGradient, HessianProduct
+from kormos_opt.solvers.base import EvaluateWithGradient, HessianProduct, run_to_end
 from kormos_opt.solvers.endings import Ending, rests_on_gradient
 from kormos_opt.solvers.remaining_gain import remaining_gain
 
@@ -106,10 +106,10 @@ def left_to_gain(objective: BoundObjective, run: Run, bounds: Bounds | None, sta
     try:
         variant = objective.variant(float64=True, curvature="exact", copies=False, checks=False)
         answers = _Answers(variant, has_derivatives)
-        found = _answered(remaining_gain(x, bounds), answers)
+        found = run_to_end(remaining_gain(x, bounds), answers)
     except _REFUSALS:
         answers = _Answers(objective, has_derivatives)
-        found = _answered(remaining_gain(x, bounds), answers)
+        found = run_to_end(remaining_gain(x, bounds), answers)
     little = (_LITTLE_WHERE_LOOSE if stage.has_loose_tolerances else LITTLE) * abs(found.fun + found.gain)
     null = _null_loss(objective)
     little = max(little, _LITTLE_OF_NULL * null)
@@ -165,6 +165,11 @@ class _Answers:
         self._has_products = has_products
         self.nfev = self.nhev = 0
 
+    def __call__(self, request):
+        if isinstance(request, HessianProduct):
+            return self.product(request.x, request.p)
+        return self.gradient(request.x) if isinstance(request, EvaluateWithGradient) else self.value(request.x)
+
     def value(self, x):
         self.nfev += 1
         return self._objective.evaluate(x, gradient=False).fun
@@ -186,18 +191,3 @@ class _Answers:
             return np.zeros_like(p)
         h = 1e-5 * max(1.0, np.abs(x).max()) / np.abs(p).max()
         return (self.gradient(x + h * p)[1] - self.gradient(x - h * p)[1]) / (2 * h)
-
-
-def _answered(solver, answers):
-    answer = None
-    while True:
-        try:
-            request = solver.send(answer)
-        except StopIteration as end:
-            return end.value
-        if isinstance(request, HessianProduct):
-            answer = answers.product(request.x, request.p)
-        elif isinstance(request, EvaluateWithGradient):
-            answer = answers.gradient(request.x)
-        else:
-            answer = answers.value(request.x)
