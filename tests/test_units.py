@@ -180,6 +180,31 @@ def test_sizes_of_the_inputs_of_kernels_on_the_data(make, x, expected):
     assert not sizes.size[-1]  # of the last bias
 
 
+def ridge(penalty):
+    regularizer = keras.regularizers.L2(penalty)
+    return keras.Sequential([keras.Input((4,)), keras.layers.Dense(1, kernel_regularizer=regularizer)])
+
+
+def test_an_l2_penalty_counts_as_an_input():
+    """Its second derivative is that of a mean square whose input has the size of the root of its factor."""
+    model = compiled(ridge(0.01), kormos_opt.LBFGS())
+    expected = np.sqrt((RAW.astype("float64") ** 2).mean(axis=0) + 0.01)
+    np.testing.assert_allclose(prepared(model, RAW, Y).input_sizes.size, [*expected, 0.0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("engine", ["scipy", "graph"])
+def test_small_columns_under_a_penalty_are_left_as_they_are(engine):
+    """In units of such a column the penalty alone would be stiff."""
+    x = X * np.array([1, 0.5, 0.001, 0.002], "float32")
+    fits = []
+    for setting in ("auto", None):
+        model = compiled(ridge(0.01), kormos_opt.LBFGS(x_scale=setting, engine=engine))
+        model.set_weights([np.zeros((4, 1)), np.zeros(1)])
+        fits.append(model.fit(x, Y, epochs=20, verbose=0).history["loss"])
+        assert "x_scale" not in model.optimizer.result
+    assert fits[0] == fits[1]
+
+
 def test_it_is_said_once_and_stands_in_the_result(caplog):
     model = compiled(linear(), kormos_opt.LBFGS())
     for _ in range(3):

@@ -122,6 +122,7 @@ class BoundObjective:
         (sums,) = self._over("input_moments", self.parameters.ravel()).sums
         squares, means = np.split(sums.numpy() / self._row_count, 2)
         kernels = input_sizes.kernels_with_bias(self.parameters, self.objective.terms.biases)
+        squares += np.where(squares > 0, input_sizes.penalties(self.parameters), 0.0)
         return InputSizes(np.sqrt(squares), means, kernels)
 
     @functools.cached_property

@@ -2,10 +2,12 @@
 
 The second derivative of a loss with respect to a weight of such a kernel grows with the square of its input. A weight
 in units of 1 / size is as stiff as the others, whatever the units of the data: seconds since 1970 beside percents.
+An L2 penalty l w^2 has the second derivative of a mean square whose input has the size sqrt(l). It counts as one.
 """
 
 from typing import NamedTuple
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -35,7 +37,7 @@ class InputSizes(NamedTuple):
     """The inputs of all rows, by weight; 0 for weights that do not stand on the data.
 
     Attributes:
-        size: Their root mean squares, float64 of shape `(n,)`.
+        size: Their root mean squares, L2 penalties included, float64 of shape `(n,)`.
         mean: Their means, of shape `(n,)`.
         kernels: The kernels with a bias, which could take up the means.
     """
@@ -88,6 +90,18 @@ def kernels_with_bias(parameters: FlatParameters, biases: dict) -> tuple[Kernel,
         for key, bias in biases.items()
         if bias is not None and shapes.get(id(bias)) == shapes[key][-1:]
     )
+
+
+def penalties(parameters: FlatParameters) -> np.ndarray:
+    """The factor of the L2 penalty of each weight, float64 of shape `(n,)`.
+
+    Args:
+        parameters: The weights.
+    """
+    regularizers = [getattr(variable, "regularizer", None) for variable in parameters.variables]
+    known = keras.regularizers.L2, keras.regularizers.L1L2
+    factors = [float(each.l2) if isinstance(each, known) else 0.0 for each in regularizers]
+    return np.repeat(factors, parameters.sizes)
 
 
 def may_be_unlike(data) -> bool:
