@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.python.eager.polymorphic_function import polymorphic_function
 
 import kormos_opt
 from tests.problems import linear, regression
@@ -48,8 +49,13 @@ def names(monkeypatch, tmp_path):
 
 
 @pytest.fixture
-def retracing():
-    """What TensorFlow says of functions that are traced again and again."""
+def retracing(monkeypatch):
+    """What TensorFlow says of functions that are traced again and again, counted from here as in a new process."""
+    monkeypatch.setattr(
+        polymorphic_function,
+        "_frequent_tracing_detector_manager",
+        polymorphic_function._FrequentTracingDetectorManager(),
+    )
     said = []
     handler = logging.Handler()
     handler.emit = lambda record: said.append(record.getMessage()) if "retracing" in record.getMessage() else None
