@@ -24,7 +24,6 @@ exclude_patterns = ["_build"]
 templates_path = ["_templates"]
 html_theme = "furo"
 html_title = "kormos_opt"
-html_theme_options = {"source_repository": "https://github.com/kormos-opt/kormos_opt/", "source_directory": "docs/"}
 html_copy_source = html_show_sourcelink = False
 default_role = "code"
 
