@@ -30,7 +30,7 @@ from benchmarks.problems import PROBLEMS
 from kormos_opt.graph_solvers import lbfgs
 from kormos_opt.solvers.base import Iterate
 from kormos_opt.solvers.scipy_lbfgsb import minimize
-from kormos_opt.training.graph_step import GraphStep
+from kormos_opt.training.runs.graph_step import GraphStep
 
 RUNS = 5
 ITERATIONS = 50

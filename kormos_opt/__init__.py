@@ -1,5 +1,6 @@
 """Deterministic full-batch solvers for plain Keras 3 models.
 
+    integration     where Keras calls us: compile, fit, chains, pickling, scikit-learn's wrappers
     optimizers      what a user compiles with
     callbacks       new training data in the middle of a fit
     plotting        pictures of histories
@@ -10,7 +11,7 @@
     graph_solvers   what asks from inside the graph
     objective       what answers: f(x) and its gradient over the full batch, from the model's own train step
     data            all rows of a fit
-    keras_internals where `Model.fit` meets one of our optimizers, and every other private name of Keras
+    keras_internals every private name of Keras and TensorFlow
 
 Example:
 
@@ -36,7 +37,8 @@ from kormos_opt import callbacks, models, optimizers, solvers, until
 from kormos_opt.inference.intervals import confint, covariance, predict_interval
 from kormos_opt.inference.names import weight_names
 from kormos_opt.inference.summary import Summary, summary
-from kormos_opt.keras_internals import hook, xla_gradients
+from kormos_opt.integration.install import install
+from kormos_opt.keras_internals import xla_gradients
 from kormos_opt.objective.squares import mean_square
 from kormos_opt.optimizers.chain import Chain
 from kormos_opt.optimizers.lbfgs import LBFGS
@@ -102,7 +104,7 @@ __all__ = [
     "weight_names",
 ]
 
-hook.install(optimizers.find, optimizers.NAMES)
+install()
 xla_gradients.register()
 
 

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import keras
 import numpy as np
 
-from kormos_opt.evaluation import Evaluation
+from kormos_opt.objective.evaluation import Evaluation
 from kormos_opt.objective.flat_parameters import FlatParameters
 from kormos_opt.solvers.base import EvaluateValue, EvaluateWithGradient, Iterate
 from kormos_opt.solvers.endings import Ending
@@ -53,6 +53,7 @@ class NumpyObjective(NumpyAnswers):
     """
 
     seeds = ()
+    data = None
 
     def __init__(self, fun, x0, hessian=None):
         super().__init__(fun, hessian)
@@ -68,9 +69,6 @@ class NumpyObjective(NumpyAnswers):
     def evaluate(self, x, gradient=True):
         self.parameters.assign(x)
         return super().evaluate(x, gradient)
-
-    def variant(self, **settings):
-        return self
 
     is_one_chunk = True
 

@@ -1,20 +1,34 @@
-"""Who imports whom in the package, read from its files; nothing of it is run.
+"""Who imports whom in the package, read from its files; nothing of it is run. What is imported for types counts too.
 
     python -m tests.imports [FOLDER]
 
-prints the floors: a module stands one floor above the highest one that it imports.
+prints the floors, the circles between files and the imports that go upwards, and fails where there are any.
 """
 
 import ast
-import functools
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent / "kormos_opt"
 
+# From the top to the bottom. A folder imports from itself and from the floors below. What stands beside it is a wall.
+FLOORS = (
+    ("the package",),  # and the modules beside the folders, which users import
+    ("integration",),
+    ("optimizers",),
+    ("training", "inference"),
+    ("training.runs",),
+    ("stages",),
+    ("objective",),
+    ("graph_solvers",),
+    ("data", "solvers"),
+    ("keras_internals",),
+)
+
 
 class Imports:
-    """The imports of a package, by dotted names. What is there for type checkers only does not count.
+    """The imports of a package, by dotted names.
 
     Args:
         folder: That of the package.
@@ -30,19 +44,14 @@ class Imports:
         return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
     def _read(self, path):
-        found, waiting = set(), [ast.parse(path.read_text())]
-        while waiting:
-            node = waiting.pop()
-            if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
-                waiting += node.orelse
-            elif isinstance(node, ast.Import):
+        found = set()
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
                 found |= {alias.name for alias in node.names}
             elif isinstance(node, ast.ImportFrom):
                 names = {f"{node.module}.{alias.name}" for alias in node.names}
                 found |= {name if name in self.files else node.module for name in names}
-            else:
-                waiting += ast.iter_child_nodes(node)
-        return found - {self._dotted(path), *_packages(self._dotted(path))}
+        return found - {self._dotted(path)}
 
     def of_ours(self, module: str) -> set[str]:
         """The modules of the package that `module` imports itself."""
@@ -54,36 +63,59 @@ class Imports:
         return tops - set(sys.stdlib_module_names) - {self._folder.name}
 
     def closure(self, module: str) -> set[str]:
-        """All modules that an import of `module` brings in, itself included, and the packages around them."""
+        """All modules that an import of `module` brings in, itself included."""
         found, waiting = set(), [module]
         while waiting:
             found.add(waiting[-1])
-            direct = self.of_ours(waiting.pop())
-            packages = {each for name in direct for each in _packages(name)} - {*_packages(module), self._folder.name}
-            waiting += (direct | packages) - found
+            waiting += self.of_ours(waiting.pop()) - found
         return found
 
-    @functools.cache  # noqa: B019  one object for a program
+    def folder(self, module: str) -> str:
+        """The folder of a module; "the package" for the modules beside the folders."""
+        names = {name for floor in FLOORS for name in floor}
+        parts = module.split(".")[1:]
+        within = [".".join(parts[:i]) for i in range(len(parts), 0, -1)]
+        return next((name for name in within if name in names), "the package")
+
     def floor(self, module: str) -> int:
-        """1 for a module that imports none of the others."""
-        return 1 + max((self.floor(each) for each in self.of_ours(module)), default=0)
+        """The number of its floor, 0 for the highest."""
+        return next(i for i, floor in enumerate(FLOORS) if self.folder(module) in floor)
+
+    def upwards(self) -> Iterator[tuple[str, str]]:
+        """Pairs of a module and one that it brings in, directly or not, from above or from beside."""
+        for module in self.files:
+            for other in sorted(self.closure(module)):
+                is_same = self.folder(other) == self.folder(module)
+                if not is_same and self.floor(other) <= self.floor(module):
+                    yield module, other
+
+    def circles(self) -> Iterator[list[str]]:
+        """Modules that bring in each other."""
+        closures = {module: self.closure(module) for module in self.files}
+        seen = set()
+        for module in self.files:
+            circle = [other for other in sorted(closures[module]) if module in closures[other]]
+            if len(circle) > 1 and module not in seen:
+                yield circle
+            seen.update(circle)
 
 
-def _packages(module):
-    """The packages around a module: Python imports them first."""
-    parts = module.split(".")[:-1]
-    return {".".join(parts[: i + 1]) for i in range(len(parts))}
-
-
-def main():
+def main() -> int:
+    """Prints. Returns how many arrows are wrong."""
     imports = Imports(Path(sys.argv[1]) if len(sys.argv) > 1 else PACKAGE)
-    floors = {}
-    for module in imports.files:
-        floors.setdefault(imports.floor(module), []).append(module.partition(".")[2] or "(the package)")
-    for floor in sorted(floors, reverse=True):
-        print(f"{floor:3} {', '.join(floors[floor])}")
-    print(f"{max(floors)} floors, {len(imports.files)} files")
+    for number, floor in enumerate(FLOORS):
+        for name in floor:
+            files = [module for module in imports.files if imports.folder(module) == name]
+            lines = sum(len(imports.files[module].read_text().splitlines()) for module in files)
+            print(f"{len(FLOORS) - number:3} {name:16} {len(files):3} files {lines:6} lines")
+    upwards, circles = list(imports.upwards()), list(imports.circles())
+    for module, other in upwards:
+        print(f"upwards: {module} brings in {other}")
+    for circle in circles:
+        print(f"circle: {', '.join(circle)}")
+    print(f"{len(FLOORS)} floors, {len(imports.files)} files, {len(upwards)} upward arrows, {len(circles)} circles")
+    return len(upwards) + len(circles)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(bool(main()))

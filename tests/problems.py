@@ -5,7 +5,8 @@ import numpy as np
 
 from kormos_opt.data.collect import of_fit
 from kormos_opt.data.replicas import Replicas
-from kormos_opt.objective.objective import Objective, ObjectiveSettings
+from kormos_opt.objective.build import bind, build
+from kormos_opt.objective.objective import ObjectiveSettings
 from kormos_opt.optimizers import LBFGS
 
 
@@ -53,13 +54,13 @@ def prepared(model, x, y=None, sample_weight=None, class_weight=None, batch_size
     optimizer = model.optimizer
     replicas = Replicas.of(model)
     data = of_fit(replicas, optimizer.cache, x, y, sample_weight, class_weight, batch_size, steps_per_epoch)
-    return Objective.build(model, ObjectiveSettings.of(optimizer), data, replicas).bind(data)
+    return bind(build(model, ObjectiveSettings.of(optimizer), data, replicas), data)
 
 
 def rebound(model, x, y):
     """The objective that a model was trained with, bound to the data once more: nothing is traced again."""
     data = of_fit(None, "auto", x, y, None, None, None, None)
-    return model.train_function._objective.bind(data)
+    return bind(model.train_function._objective, data)
 
 
 def finite_differences(fun, x, direction, step=1e-4):

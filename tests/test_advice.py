@@ -9,8 +9,8 @@ import pytest
 import tensorflow as tf
 
 import kormos_opt
-from kormos_opt.training import advice
-from kormos_opt.training.sign_of_life import SignOfLife
+from kormos_opt.training import model_warnings
+from kormos_opt.training.progress_heartbeat import SignOfLife
 from tests.problems import compiled, linear, network, rebound, regression
 
 layers = keras.layers
@@ -35,13 +35,13 @@ def test_dropout_is_mentioned_once(make, caplog):
 
 @pytest.mark.parametrize("layer", [lambda: layers.Dropout(0.0), lambda: layers.Dense(2)])
 def test_no_dropout_no_word(layer):
-    assert advice.on_dropout(with_layer(layer())) is None
+    assert model_warnings.on_dropout(with_layer(layer())) is None
 
 
 def test_dropout_inside_recurrent_layers():
     model = keras.Sequential([keras.Input((3, 2)), layers.LSTM(3, dropout=0.1), layers.Dense(1)])
-    assert "lstm_cell" in advice.on_dropout(model)
-    assert advice.on_dropout(keras.Sequential([keras.Input((3, 2)), layers.LSTM(3), layers.Dense(1)])) is None
+    assert "lstm_cell" in model_warnings.on_dropout(model)
+    assert model_warnings.on_dropout(keras.Sequential([keras.Input((3, 2)), layers.LSTM(3), layers.Dense(1)])) is None
 
 
 @pytest.mark.parametrize(("frozen", "is_said"), [(20, True), (2, False)])
@@ -154,8 +154,8 @@ def test_a_loss_that_is_nan_of_finite_data():
 
 
 def test_sign_of_life_shows_rows_and_is_gone(monkeypatch):
-    monkeypatch.setattr("kormos_opt.training.sign_of_life._AFTER", 0.05)
-    monkeypatch.setattr("kormos_opt.training.sign_of_life._EVERY", 0.02)
+    monkeypatch.setattr("kormos_opt.training.progress_heartbeat._AFTER", 0.05)
+    monkeypatch.setattr("kormos_opt.training.progress_heartbeat._EVERY", 0.02)
     rows, shown = [100], []
     with SignOfLife(shown.append, lambda: rows[0]) as watch:
         with watch.epoch():
@@ -170,8 +170,8 @@ def test_sign_of_life_shows_rows_and_is_gone(monkeypatch):
 @pytest.mark.parametrize("strategy", [None, "mirrored"])
 def test_rows_so_far_in_the_progress_bar(strategy, monkeypatch, capsys):
     """A loss that sleeps: the rows of the chunks before are shown, and History has its four columns."""
-    monkeypatch.setattr("kormos_opt.training.sign_of_life._AFTER", 0.2)
-    monkeypatch.setattr("kormos_opt.training.sign_of_life._EVERY", 0.05)
+    monkeypatch.setattr("kormos_opt.training.progress_heartbeat._AFTER", 0.2)
+    monkeypatch.setattr("kormos_opt.training.progress_heartbeat._EVERY", 0.05)
 
     def slow(y, y_pred):
         def sleep(value):
@@ -193,8 +193,8 @@ def test_rows_so_far_in_the_progress_bar(strategy, monkeypatch, capsys):
 
 
 def test_streams_show_rows_too(capsys, monkeypatch):
-    monkeypatch.setattr("kormos_opt.training.sign_of_life._AFTER", 0.0)
-    monkeypatch.setattr("kormos_opt.training.sign_of_life._EVERY", 0.001)
+    monkeypatch.setattr("kormos_opt.training.progress_heartbeat._AFTER", 0.0)
+    monkeypatch.setattr("kormos_opt.training.progress_heartbeat._EVERY", 0.001)
 
     class Slow(keras.utils.PyDataset):
         def __len__(self):

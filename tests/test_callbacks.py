@@ -11,7 +11,8 @@ import pytest
 import tensorflow as tf
 
 import kormos_opt
-from kormos_opt.keras_internals import fit_callbacks, hook
+from kormos_opt.integration import fit_callbacks
+from kormos_opt.integration.install import install
 from tests.helpers import assert_weights
 from tests.light_solver import light
 from tests.problems import compiled, linear, network, regression
@@ -235,7 +236,7 @@ def test_a_second_model_with_the_optimizer_is_no_fresh_start(caplog):
 
 
 def test_loading_and_forcing_go_through_the_package_again():
-    """The hook is installed once, however often it is imported."""
+    """The methods are replaced once, however often it is imported."""
     methods = keras.Model.fit, keras.Model.make_train_function, keras.Model.__reduce__
-    hook.install(kormos_opt.optimizers.find, kormos_opt.optimizers.NAMES)
+    install()
     assert (keras.Model.fit, keras.Model.make_train_function, keras.Model.__reduce__) == methods

@@ -8,7 +8,7 @@ import psutil
 import pytest
 
 import kormos_opt
-from kormos_opt import memory_limits
+from kormos_opt.data import memory_limits
 from kormos_opt.objective import chunk_size
 from tests.problems import compiled, linear, prepared, regression
 

@@ -89,7 +89,7 @@ def test_endless_generator_stops_at_the_memory_budget(monkeypatch):
         while True:
             yield X, Y
 
-    monkeypatch.setattr("kormos_opt.memory_limits.half_of_all", lambda: 1e6)
+    monkeypatch.setattr("kormos_opt.data.memory_limits.half_of_all", lambda: 1e6)
     with fails("If it never ends, pass steps_per_epoch=", MemoryError):
         compiled(linear()).fit(endless(), verbose=0)
 

@@ -9,9 +9,10 @@ import pytest
 from kormos_opt.solvers.endings import Ending
 from kormos_opt.solvers.registry import Method
 from kormos_opt.stages.stage import SolverStage
-from kormos_opt.training.beginning import Beginning
 from kormos_opt.training.fit import Fit
-from kormos_opt.training.progress import Progress, Reason, why_afresh
+from kormos_opt.training.progress import Progress, why_afresh
+from kormos_opt.training.runs.restart_reason import Reason
+from kormos_opt.training.runs.start import start_run
 from tests.doubles import NumpyObjective, Script, parabola
 
 pytestmark = pytest.mark.quick
@@ -68,7 +69,7 @@ class Fitted:
         return self
 
     def _begin(self, stage, answers, evaluation, before):
-        return stage.begin(Beginning(self.model, self.optimizer, answers, evaluation, before, self.warn))
+        return start_run(stage, self.model, self.optimizer, answers, self.warn, evaluation, before)
 
     def warn(self, topic, message):
         self.warnings.append(message)
@@ -84,6 +85,7 @@ class Fitted:
 @pytest.fixture(autouse=True)
 def no_metrics(monkeypatch):
     monkeypatch.setattr("kormos_opt.keras_internals.model.names_of_compiled_metrics", lambda model: [])
+    monkeypatch.setattr("kormos_opt.training.verdict.variant_of", lambda objective, **settings: objective)
 
 
 STEPS = ([3.0],), [2.5], ([2.0],), ([1.0],), ([0.5],)

@@ -6,6 +6,7 @@ import pytest
 from keras import layers
 
 import kormos_opt
+from kormos_opt.objective.build import residuals_of
 from tests.problems import prepared, regression
 
 X, Y = regression(rows=40, dtype="float64")
@@ -57,7 +58,7 @@ def test_is_that_of_the_residuals(float64):
     model = keras.Sequential([keras.Input((4,)), layers.Dense(3, "tanh"), layers.Dense(1)])
     model.compile(optimizer=kormos_opt.NewtonCG(curvature="gauss-newton", batch_size=7), loss="mse")
     model.optimizer.build(model, (X, Y))
-    jacobian = prepared(model, X, Y).residuals.jacobian(model.optimizer.get_weights())
+    jacobian = residuals_of(prepared(model, X, Y)).jacobian(model.optimizer.get_weights())
     np.testing.assert_allclose(model.optimizer.hessian(), 2 * jacobian.T @ jacobian, atol=1e-13)
 
 

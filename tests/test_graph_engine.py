@@ -14,7 +14,7 @@ import tensorflow as tf
 
 import kormos_opt
 from kormos_opt.solvers import registry
-from kormos_opt.training.graph_step import GraphStep
+from kormos_opt.training.runs.graph_step import GraphStep
 from tests.helpers import flat_weights, operations_of_an_iteration, whole_and_pieces, with_dropout_and_batchnorm
 from tests.light_solver import light
 from tests.problems import compiled, linear, network, regression

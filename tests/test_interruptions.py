@@ -19,8 +19,8 @@ import kormos_opt
 from kormos_opt.objective.bound_objective import BoundObjective
 from kormos_opt.optimizers import LBFGS, ScipyBatchOptimizer
 from kormos_opt.solvers import registry
-from kormos_opt.training.one_blas_thread import OneBlasThread, one_blas_thread
-from kormos_opt.training.solver_run import SolverRun
+from kormos_opt.solvers.one_blas_thread import OneBlasThread, one_blas_thread
+from kormos_opt.training.runs.solver_run import SolverRun
 from tests.helpers import assert_weights
 from tests.problems import compiled, linear, network, regression
 

@@ -1,96 +1,80 @@
 """Who may know whom: over everything that an import of a module brings in, not only over its own lines."""
 
 import re
+import subprocess
+import sys
 
 import pytest
 
-from tests.imports import Imports
+from tests.imports import FLOORS, Imports
 
 pytestmark = pytest.mark.quick
 
 IMPORTS = Imports()
 
-# What a folder may bring in of ours, beside itself, and which packages of others its own files import.
-FOLDERS = {
-    "inference": (
-        {
-            *[
-                "optimizers",
-                "training",
-                "stages",
-                "objective",
-                "data",
-                "solvers",
-                "graph_solvers",
-                "keras_internals",
-                "root",
-            ]
-        },
-        {"keras", "numpy", "pandas", "rich", "scipy"},
-    ),
-    "optimizers": (
-        {"training", "stages", "objective", "data", "solvers", "graph_solvers", "keras_internals", "root"},
-        {"keras", "numpy", "scipy", "tensorflow", "typing_extensions"},
-    ),
-    "training": (
-        {"stages", "objective", "data", "solvers", "graph_solvers", "keras_internals", "root"},
-        {"keras", "numpy", "scipy", "tensorflow", "threadpoolctl"},
-    ),
-    "stages": ({"solvers", "graph_solvers"}, {"keras", "numpy", "psutil", "scipy", "typing_extensions"}),
-    "objective": ({"data", "keras_internals", "root"}, {"keras", "ml_dtypes", "numpy", "tensorflow"}),
-    "data": ({"keras_internals", "root"}, {"keras", "numpy", "tensorflow"}),
-    "graph_solvers": ({"solvers"}, {"keras", "numpy", "tensorflow", "tensorflow_probability"}),
-    "solvers": (set(), {"numpy", "scipy"}),
-    "keras_internals": (set(), {"keras", "numpy", "tensorflow"}),
+# Which packages of others the files of a folder import.
+OTHERS = {
+    "the package": {"keras", "matplotlib", "numpy"},
+    "integration": {"keras", "numpy", "tensorflow"},
+    "optimizers": {"keras", "numpy", "scipy", "typing_extensions"},
+    "training": {"keras", "numpy", "rich", "scipy", "tensorflow"},
+    "training.runs": {"keras", "numpy", "scipy", "tensorflow"},
+    "inference": {"keras", "numpy", "pandas", "rich", "scipy"},
+    "stages": {"keras", "numpy", "psutil", "scipy", "typing_extensions"},
+    "objective": {"keras", "ml_dtypes", "numpy", "tensorflow"},
+    "graph_solvers": {"keras", "numpy", "tensorflow", "tensorflow_probability"},
+    "data": {"keras", "numpy", "psutil", "tensorflow"},
+    "solvers": {"numpy", "scipy", "threadpoolctl"},
+    "keras_internals": {"keras", "numpy", "tensorflow"},
 }
-# What a root module may bring in. They are below all folders, but the models of kormos, which are above.
-ROOT = {
-    "kormos_opt.callbacks": (set(), {"keras", "numpy"}),
-    "kormos_opt.evaluation": (set(), {"numpy"}),
-    "kormos_opt.fit_result": (set(), {"numpy", "rich", "scipy"}),
-    "kormos_opt.plotting": (set(), {"keras", "matplotlib", "numpy"}),
-    "kormos_opt.memory_limits": (set(), {"psutil", "tensorflow"}),
-    "kormos_opt.until": (set(), {"keras", "numpy"}),
-    "kormos_opt.models": ({*FOLDERS, "root"}, {"keras", "numpy"}),
-}
-FLOORS = 10  # of imports at most, with the package itself on top
 
 
-def folder(module):
-    """The folder of a module, "root" for the modules beside the folders."""
-    name = module.split(".")[1] if "." in module else ""
-    return name if name in FOLDERS else "root"
+def test_no_import_goes_upwards():
+    assert not list(IMPORTS.upwards())
 
 
-def may_know(module):
-    """What a module may bring in: folders of ours, packages of others."""
-    return ROOT[module] if module in ROOT else FOLDERS[folder(module)]
+def test_no_circles():
+    assert not list(IMPORTS.circles())
 
 
-@pytest.mark.parametrize("module", sorted(IMPORTS.files.keys() - {"kormos_opt"}))
-def test_no_import_goes_upwards(module):
-    brought = {folder(each) for each in IMPORTS.closure(module) if folder(each) != folder(module)}
-    ours, others = may_know(module)
-    assert brought <= ours
-    assert IMPORTS.of_others(module) <= others
+@pytest.mark.parametrize("name", [name for floor in FLOORS for name in floor])
+def test_a_folder_imports_few_packages_of_others(name):
+    files = [module for module in IMPORTS.files if IMPORTS.folder(module) == name]
+    assert set().union(*map(IMPORTS.of_others, files)) <= OTHERS[name]
 
 
-@pytest.mark.parametrize("module", sorted(each for each in IMPORTS.files if folder(each) == "graph_solvers"))
+@pytest.mark.parametrize("module", sorted(each for each in IMPORTS.files if IMPORTS.folder(each) == "graph_solvers"))
 def test_solvers_in_the_graph_know_no_scipy(module):
     assert not any("scipy" in IMPORTS.of_others(each) for each in IMPORTS.closure(module))
-
-
-def test_the_floors_of_the_house():
-    assert IMPORTS.floor("kormos_opt") <= FLOORS
 
 
 def test_private_names_of_the_hosts_stay_in_one_folder():
     private = r"keras\.src|tensorflow\.python|tensorflow\.compiler"
     users = {module for module, path in IMPORTS.files.items() if re.search(private, path.read_text())}
-    assert {folder(module) for module in users} == {"keras_internals"}
+    assert {IMPORTS.folder(module) for module in users} == {"keras_internals"}
 
 
-@pytest.mark.parametrize("name", FOLDERS)
+@pytest.mark.parametrize("name", [name for floor in FLOORS[1:] for name in floor])
 def test_a_folder_says_what_it_owns(name):
     path = IMPORTS.files[f"kormos_opt.{name}"]
     assert path.read_text().startswith('"""')
+
+
+WRONG = {
+    "solvers/rule.py": "from kormos_opt.training import fit\n",  # upwards
+    "training/fit.py": "from kormos_opt.training import other\n",
+    "training/other.py": "if TYPE_CHECKING:\n    from kormos_opt.training import fit\n",  # a circle, for types alone
+}
+
+
+@pytest.mark.parametrize(("files", "status"), [(WRONG, 1), ({"solvers/rule.py": "import numpy\n"}, 0)])
+def test_the_command_fails_where_an_import_is_wrong(files, status, tmp_path):
+    for name, text in files.items():
+        path = tmp_path / "kormos_opt" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    command = [sys.executable, "-m", "tests.imports", str(tmp_path / "kormos_opt")]
+    run = subprocess.run(command, capture_output=True, text=True)
+    assert run.returncode == status
+    assert ("upwards: kormos_opt.solvers.rule brings in kormos_opt.training.fit" in run.stdout) == bool(status)
+    assert ("circle: kormos_opt.training.fit, kormos_opt.training.other" in run.stdout) == bool(status)

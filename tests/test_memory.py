@@ -9,7 +9,7 @@ import psutil
 import pytest
 import scipy.optimize
 
-from kormos_opt import memory_limits
+from kormos_opt.data import memory_limits
 from kormos_opt.optimizers import ScipyBatchOptimizer
 from kormos_opt.solvers.scipy_methods import METHODS
 from tests.problems import compiled

@@ -14,6 +14,7 @@ import pytest
 import tensorflow as tf
 
 from kormos_opt.data.full_batch import BatchList
+from kormos_opt.objective.build import bind
 from kormos_opt.optimizers import LBFGS
 from tests.problems import compiled, finite_differences, prepared
 from tests.random_models import draw, draw_special
@@ -71,7 +72,7 @@ def test_cuts_change_nothing(seed, float64):
     slope = finite_differences(lambda x: objective.evaluate(x).fun, x0, direction)
     np.testing.assert_allclose(whole[0].jac @ direction, slope, rtol=1e-5, atol=1e-7)
     for _ in range(2):
-        cut = objective.objective.bind(BatchList(random_batches(rng, rows, case), rows))
+        cut = bind(objective.objective, BatchList(random_batches(rng, rows, case), rows))
         assert_same(values(cut, x0, p), whole)
     objective.parameters.assign(x0)
     how = rng.random()

@@ -6,7 +6,7 @@ from scipy.optimize import OptimizeResult
 
 from kormos_opt.solvers.base import EvaluateValue, EvaluateWithGradient, HessianProduct, Iterate
 from kormos_opt.solvers.endings import Ending
-from kormos_opt.training.solver_run import SolverRun
+from kormos_opt.training.runs.solver_run import SolverRun
 from tests.doubles import NumpyAnswers, Script, parabola
 
 pytestmark = pytest.mark.quick

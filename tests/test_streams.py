@@ -84,7 +84,7 @@ def assert_same_fit(one, other):
 def test_streams_have_the_iterates_of_data_in_memory(source, cache, tmp_path, monkeypatch, caplog, float64):
     data = SOURCES[source](tmp_path)
     kept = fitted(data, kormos_opt.LBFGS(cache=True))
-    monkeypatch.setattr("kormos_opt.memory_limits.half_of_all", lambda: 1000.0)
+    monkeypatch.setattr("kormos_opt.data.memory_limits.half_of_all", lambda: 1000.0)
     with caplog.at_level(logging.WARNING, "kormos_opt"):
         streamed = fitted(data, kormos_opt.LBFGS(cache=cache), kept[-1])
     assert_same_fit(kept, streamed)
@@ -95,7 +95,7 @@ def test_streams_have_the_iterates_of_data_in_memory(source, cache, tmp_path, mo
 def test_the_budget_counts_what_arrives(monkeypatch, caplog):
     """60 rows of 5 float64 numbers are 2400 bytes."""
     for budget, streams in ((2400, 0), (2399, 1)):
-        monkeypatch.setattr("kormos_opt.memory_limits.half_of_all", lambda budget=budget: budget)
+        monkeypatch.setattr("kormos_opt.data.memory_limits.half_of_all", lambda budget=budget: budget)
         caplog.clear()
         fitted(batches(), kormos_opt.LBFGS(), epochs=1)
         assert sum("reads it anew" in record.getMessage() for record in caplog.records) == streams

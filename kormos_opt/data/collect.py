@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import keras
 import tensorflow as tf
 
-from kormos_opt import memory_limits
+from kormos_opt.data import memory_limits
 from kormos_opt.data.batches import Batches, can_be_read_again
 from kormos_opt.data.full_batch import NO_ROWS, BatchList, FullBatch, WholeTensors
 from kormos_opt.data.replicas import Replicas

@@ -8,12 +8,10 @@ this process.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
+from kormos_opt.data.replicas import Replicas
 from kormos_opt.data.rows import rows_between
-
-if TYPE_CHECKING:
-    from kormos_opt.data.replicas import Replicas
 
 NO_ROWS = "Expected training data with at least one row. Received: none."
 

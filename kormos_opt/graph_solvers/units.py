@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import tensorflow as tf
 
-if TYPE_CHECKING:
-    from kormos_opt.solvers.units import Centered
+from kormos_opt.solvers.units import Centered
 
 
 def weights_of(z: tf.Tensor, scale: tf.Tensor, shift: tf.Tensor, centered: Sequence[Centered]) -> tf.Tensor:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import keras
 
-if TYPE_CHECKING:
-    from kormos_opt.solvers.base import ArraySpec
+from kormos_opt.solvers.base import ArraySpec
 
 POINT = "position", "objective_value", "objective_gradient"  # what every solver in the graph remembers: x, f, gradient
 SEEDS = 64  # seed generators whose states there is room for at first: Keras's files do not keep them

@@ -10,8 +10,9 @@ from kormos_opt.data import collect
 from kormos_opt.keras_internals.model import has_mask
 from kormos_opt.objective import train_step
 from kormos_opt.objective.bound_objective import BoundObjective
+from kormos_opt.objective.build import bind, build, residuals_of
 from kormos_opt.objective.flat_parameters import FlatParameters
-from kormos_opt.objective.objective import Objective, ObjectiveSettings
+from kormos_opt.objective.objective import ObjectiveSettings
 from kormos_opt.objective.squares import mean_square
 
 
@@ -77,7 +78,7 @@ class Means:
 
     def __init__(self, model: keras.Model, x):
         self._rows = len(keras.tree.flatten(x)[0])
-        self._residuals = objective_of(_Outputs(model, self._rows), (x,)).residuals
+        self._residuals = residuals_of(objective_of(_Outputs(model, self._rows), (x,)))
 
     def outputs(self, x: np.ndarray) -> np.ndarray:
         """The outputs with the weights `x`, float64 of shape `(rows, outputs)`."""
@@ -130,4 +131,4 @@ def objective_of(model: InInference, data: tuple, loss=None) -> BoundObjective:
     model.compile(optimizer=_Recorder(), loss=loss, jit_compile=False)
     x, y, sample_weight = (*data, None, None)[:3]
     rows = collect.of_fit(None, "auto", x, y, sample_weight, None, None, None)
-    return Objective.build(model, ObjectiveSettings(float64=True), rows).bind(rows)
+    return bind(build(model, ObjectiveSettings(float64=True), rows), rows)

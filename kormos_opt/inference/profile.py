@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING
 
 import keras
 import numpy as np
 from scipy.optimize import brentq, least_squares, minimize
 
-from kormos_opt.inference import notes
+from kormos_opt.inference import diagnostics
+from kormos_opt.inference.covariance import Fitted
 from kormos_opt.inference.outputs import InInference, objective_of
-
-if TYPE_CHECKING:
-    from kormos_opt.inference.covariance import Fitted
-    from kormos_opt.inference.summary import Summary
+from kormos_opt.inference.summary import Summary
+from kormos_opt.objective.build import residuals_of
 
 _DOUBLINGS = 12  # of the distance from the estimate, before an end counts as infinite
 _RELATIVE = 1e-8  # of the ends, and of the fits
@@ -31,7 +29,7 @@ def profile(model: keras.Model, fitted: Fitted, table: Summary, y, sample_weight
             "Expected a model without penalties: a profile is that of the likelihood. Received: a model with "
             f'{len(model.losses)} penalties. Take method="wald".'
         )
-    if notes.limits_of(model) is not None:
+    if diagnostics.limits_of(model) is not None:
         raise ValueError(
             "Expected a model without bounds: a profile is that of the likelihood alone. Received: an optimizer with "
             'bounds, or a weight with NonNeg. Take method="wald".'
@@ -75,6 +73,10 @@ class _Fits:
             inner, outer = outer, 2 * outer
         return side * np.inf
 
+    @functools.cached_property
+    def _residuals(self):
+        return residuals_of(self._bound)
+
     def _fit(self, x, place):
         """The best point whose entry at `place` is that of `x`."""
         is_free = np.arange(x.size) != place
@@ -87,7 +89,7 @@ class _Fits:
         if not is_free.any():
             return x
         if self._fitted.likelihood.family.has_scale:
-            residuals = self._bound.residuals
+            residuals = self._residuals
             found = least_squares(
                 lambda free: residuals.values(whole(free)),
                 x[is_free],

@@ -6,13 +6,11 @@ C e = x  where  (sum of J' W J) x = e,  by conjugate gradients: only products wi
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.sparse.linalg import LinearOperator, cg
 
-if TYPE_CHECKING:
-    from kormos_opt.inference.covariance import Fitted
+from kormos_opt.inference.covariance import Fitted
 
 _TOLERANCE = 1e-10  # relative, of the residual
 

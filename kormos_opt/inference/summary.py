@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from scipy import stats
 
-from kormos_opt.inference import notes as notes_of
+from kormos_opt.inference import diagnostics as notes_of
 from kormos_opt.inference.covariance import CovType, Fitted, covariance_of
 from kormos_opt.inference.names import weight_names
 from kormos_opt.objective.flat_parameters import FlatParameters

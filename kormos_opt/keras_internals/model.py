@@ -48,22 +48,6 @@ def innermost(optimizer):
     return getattr(optimizer, "inner_optimizer", optimizer)
 
 
-def is_ours(optimizer) -> bool:
-    """Whether this optimizer, or class of optimizers, makes a train function of its own."""
-    return hasattr(optimizer, "make_train_function")
-
-
-def is_chain(optimizer) -> bool:
-    """Whether this is a `kormos_opt.Chain`."""
-    return hasattr(optimizer, "train_functions")
-
-
-def at_work(optimizer):
-    """The optimizer itself, of a chain the one that is at work."""
-    optimizer = innermost(optimizer)
-    return optimizer.current() if is_chain(optimizer) else optimizer
-
-
 def layers(model: keras.Model) -> list[keras.Layer]:
     """The model and all layers inside it, at any depth."""
     return list(model._flatten_layers())

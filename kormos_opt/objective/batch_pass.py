@@ -6,13 +6,11 @@ While it waits, the model has the weights and the state it had before.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 import tensorflow as tf
 
-if TYPE_CHECKING:
-    from kormos_opt.objective.chunk_sums import PassResult
-    from kormos_opt.objective.full_pass import FullPass
+from kormos_opt.objective.chunk_sums import PassResult
+from kormos_opt.objective.full_pass import FullPass
 
 
 class BatchPass:

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import numpy as np
 import tensorflow as tf
 
 from kormos_opt.data.full_batch import BatchList, FullBatch, batches_of
-from kormos_opt.evaluation import Evaluation
 from kormos_opt.objective import input_sizes, starting_point
 from kormos_opt.objective.batch_pass import BatchPass
+from kormos_opt.objective.chunk_sums import PassResult
+from kormos_opt.objective.evaluation import Evaluation
 from kormos_opt.objective.input_sizes import InputSizes
-
-if TYPE_CHECKING:
-    from kormos_opt.objective.chunk_sums import PassResult
-    from kormos_opt.objective.objective import Objective
-    from kormos_opt.objective.residuals import Residuals
+from kormos_opt.objective.objective import Objective
 
 
 class BoundObjective:
@@ -84,10 +80,6 @@ class BoundObjective:
             products[start : start + block] = sums[: len(vectors)].numpy() / self._row_count
         return products
 
-    def variant(self, **settings) -> BoundObjective:
-        """f of the same model and data, evaluated in another way: `ObjectiveSettings` that differ."""
-        return self.objective.variant(self.data, **settings)
-
     def null_loss(self) -> float:
         """The loss of the best guess without any input, with the penalties of the weights: 0 where there is none."""
         (total,) = self._over("null_loss", self.parameters.ravel()).sums
@@ -107,15 +99,6 @@ class BoundObjective:
             return True
         return input_sizes.may_be_unlike(self.data.data)
 
-    def column_sizes(self) -> np.ndarray:
-        """The root of the diagonal of the Gauss-Newton matrix at the weights as they are, float64 of shape `(n,)`.
-
-        For a mean square these are the norms of the columns of the Jacobian, up to one factor.
-        """
-        other = self.variant(curvature="gauss-newton")
-        matrix = other.products(self.parameters.ravel(), np.eye(self.parameters.size))
-        return np.sqrt(np.maximum(np.diag(matrix), 0.0))
-
     @functools.cached_property
     def input_sizes(self) -> InputSizes:
         """The sizes and means of the inputs of all weights that stand on the data, from one pass."""
@@ -124,11 +107,6 @@ class BoundObjective:
         kernels = input_sizes.kernels_with_bias(self.parameters, self.objective.terms.biases)
         squares += np.where(squares > 0, input_sizes.penalties(self.parameters), 0.0)
         return InputSizes(np.sqrt(squares), means, kernels)
-
-    @functools.cached_property
-    def residuals(self) -> Residuals:
-        """What is squared in f, where f is a sum of squares."""
-        return self.objective.residuals_of(self)
 
     def check_start(self, evaluation: Evaluation) -> None:
         """Raises `ValueError` if f or its gradient is not finite where a run shall start."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from kormos_opt import memory_limits
+from kormos_opt.data import memory_limits
 
 FEWEST_ROWS = 256
 _CHUNK_BYTES = 64 * 2**20

@@ -3,8 +3,6 @@
 A loss or a layer may look at other rows: those of Keras that do not are known, all others are tried.
 """
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import tensorflow as tf
 
@@ -12,10 +10,8 @@ from kormos_opt.data.full_batch import BatchList, FullBatch
 from kormos_opt.data.rows import every_row, rows_between, rows_of
 from kormos_opt.objective import precision
 from kormos_opt.objective.batch_pass import BatchPass
+from kormos_opt.objective.objective import Objective
 from kormos_opt.objective.starting_point import beside
-
-if TYPE_CHECKING:
-    from kormos_opt.objective.objective import Objective
 
 _ROWS = 16
 _SLOPES = 10  # times the tolerance of f, for the gradient

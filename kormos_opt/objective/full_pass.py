@@ -11,17 +11,15 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import keras
 import tensorflow as tf
 
+from kormos_opt.data.full_batch import WholeTensors
 from kormos_opt.keras_internals import tracing
 from kormos_opt.objective.chunk_sums import ChunkSums, PassResult, Quantity, Structure, compiled, flat
-
-if TYPE_CHECKING:
-    from kormos_opt.data.full_batch import WholeTensors
-    from kormos_opt.objective.model_state import ModelState
+from kormos_opt.objective.model_state import ModelState
 
 
 class Accumulator(NamedTuple):

@@ -11,18 +11,15 @@ metrics are computed from those variables, so they are those of all rows, howeve
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from kormos_opt.data.replicas import Replicas
 from kormos_opt.data.rows import rows_of, static_row_count
 from kormos_opt.objective.chunk_sums import ChunkSums, PassResult, Quantity, compiled, flat
-
-if TYPE_CHECKING:
-    from kormos_opt.data.replicas import Replicas
-    from kormos_opt.objective.model_state import ModelState
+from kormos_opt.objective.model_state import ModelState
 
 
 class ReplicaPass:

@@ -6,18 +6,14 @@ its vector, in which it is linear.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import tensorflow as tf
 
 from kormos_opt.data.rows import row_of, static_row_count
 from kormos_opt.keras_internals import tracing
 from kormos_opt.objective.chunk_sums import compiled
+from kormos_opt.objective.chunk_terms import ChunkTerms
+from kormos_opt.objective.objective import Objective
 from kormos_opt.objective.squares import Squares, heard_by
-
-if TYPE_CHECKING:
-    from kormos_opt.objective.chunk_terms import ChunkTerms
-    from kormos_opt.objective.objective import Objective
 
 
 class ResidualTerms:

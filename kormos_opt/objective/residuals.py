@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import tensorflow as tf
 
-from kormos_opt import memory_limits
+from kormos_opt.data import memory_limits
 from kormos_opt.data.full_batch import BatchList
 from kormos_opt.data.rows import rows_between
 from kormos_opt.objective import precision
+from kormos_opt.objective.bound_objective import BoundObjective
+from kormos_opt.objective.residual_terms import TracedResiduals
 from kormos_opt.objective.starting_point import beside
-
-if TYPE_CHECKING:
-    from kormos_opt.objective.bound_objective import BoundObjective
-    from kormos_opt.objective.residual_terms import TracedResiduals
 
 _ENTRIES_AT_ONCE = 2**23  # of the Jacobian, of which TensorFlow holds some copies
 _COPIES = 4  # of the Jacobian that a solver makes

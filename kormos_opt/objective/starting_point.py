@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 import keras
 import numpy as np
 
 from kormos_opt.keras_internals import model as keras_model
-
-if TYPE_CHECKING:
-    from kormos_opt.objective.flat_parameters import FlatParameters
+from kormos_opt.objective.flat_parameters import FlatParameters
 
 
 def check_weights(parameters: FlatParameters) -> None:

@@ -11,14 +11,14 @@ import numpy as np
 from scipy.optimize import OptimizeResult
 from typing_extensions import Never
 
-from kormos_opt.fit_result import FitResult
 from kormos_opt.objective import train_step
 from kormos_opt.optimizers import unknown_arguments
 from kormos_opt.optimizers.ownership import OwnedByOneModel
 from kormos_opt.optimizers.settings import check_settings
 from kormos_opt.optimizers.solver_memory import RemembersSolver
+from kormos_opt.training.fit_result import FitResult
+from kormos_opt.training.flat_objective import FlatObjective
 from kormos_opt.training.train_function import TrainFunction
-from kormos_opt.training.without_fit import FlatObjective
 
 
 class BatchOptimizer(OwnedByOneModel, RemembersSolver):

@@ -1,6 +1,6 @@
 """A chain of optimizers, Keras's and ours, in one fit: which of them is at work, and where it stands.
 
-`keras_internals/chained_fit.py` runs it.
+`integration/chained_fit.py` runs it.
 """
 
 import copy
@@ -11,12 +11,13 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
-from kormos_opt.fit_result import FitResult
+from kormos_opt.keras_internals.model import innermost
 from kormos_opt.optimizers import any_optimizer
 from kormos_opt.optimizers.batch_optimizer import BatchOptimizer
 from kormos_opt.optimizers.ownership import OwnedByOneModel
 from kormos_opt.optimizers.settings import deserialized
 from kormos_opt.stages.options import is_positive_integer
+from kormos_opt.training.fit_result import FitResult
 from kormos_opt.training.train_function import TrainFunction
 
 _STANDING, _CONDITION = "chain_standing", "chain_condition"  # in files
@@ -322,6 +323,12 @@ class Chain(OwnedByOneModel, keras.optimizers.Optimizer):
     def from_config(cls, config, custom_objects=None):
         """The inverse of `get_config`."""
         return cls(**deserialized(config, custom_objects))
+
+
+def at_work(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
+    """The optimizer itself, of a chain the one that is at work, without the wrapper that scales losses."""
+    optimizer = innermost(optimizer)
+    return optimizer.current() if isinstance(optimizer, Chain) else optimizer
 
 
 def _optimizer(identifier):

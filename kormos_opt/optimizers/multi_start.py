@@ -11,7 +11,7 @@ from kormos_opt.optimizers import any_optimizer
 from kormos_opt.optimizers.batch_optimizer import BatchOptimizer
 from kormos_opt.optimizers.settings import deserialized
 from kormos_opt.stages.options import is_positive_integer
-from kormos_opt.training.multi_start import Start
+from kormos_opt.training.runs.multi_start import Start
 
 _TAKEN = "evaluations_of_starts"  # in files
 

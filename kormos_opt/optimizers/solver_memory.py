@@ -14,7 +14,7 @@ import numpy as np
 from kormos_opt.graph_solvers.variables import IN_FLOAT64, GraphSolverVariables, vector_dtype
 from kormos_opt.objective.model_state import ModelState
 from kormos_opt.solvers.base import ArraySpec
-from kormos_opt.training.memory import RunMemory
+from kormos_opt.training.runs.run_state import RunMemory
 
 SAVED_BY_DEFAULT = 256 * 2**20  # bytes that save_memory="auto" puts into files
 _PREFIX = "solver_"  # of the names of arrays in a file

@@ -19,12 +19,9 @@ iteration can be one Keras epoch. Closing the generator frees all that it holds.
 """
 
 from collections.abc import Callable, Generator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-
-if TYPE_CHECKING:
-    from scipy.optimize import OptimizeResult
 
 
 class ArraySpec(NamedTuple):
@@ -93,7 +90,7 @@ class Iterate(NamedTuple):
 
 OfResiduals = Residuals | Jacobian | JacobianProduct | TransposedProduct
 Request = EvaluateWithGradient | EvaluateValue | HessianProduct | OfResiduals | Iterate
-Solver = Generator[Request, Any, "OptimizeResult"]
+Solver = Generator[Request, Any, Any]  # it returns an OptimizeResult of scipy, which solvers in the graph do not import
 
 
 def run_to_end(solver: Generator, reply: Callable[[Request], Any]) -> Any:
@@ -121,6 +118,20 @@ def unknown_request(request: object) -> TypeError:
     )
 
 
+class Evaluated(Protocol):
+    """An evaluation that has been made.
+
+    Attributes:
+        x: The point, float64 of shape `(n,)`.
+        fun: f there.
+        jac: Its gradient, or `None` where it was not asked for.
+    """
+
+    x: np.ndarray
+    fun: float
+    jac: np.ndarray | None
+
+
 class RecentEvaluations:
     """The evaluations that an iterate can be the point of: the latest, the best, and that of the last iterate.
 
@@ -130,13 +141,13 @@ class RecentEvaluations:
     def __init__(self):
         self._latest = self._best = self._iterate = None
 
-    def add(self, evaluation) -> None:
-        """Takes an evaluation, anything with `x` and `fun`."""
+    def add(self, evaluation: Evaluated) -> None:
+        """Takes an evaluation."""
         self._latest = evaluation
         if self._best is None or evaluation.fun < self._best.fun:
             self._best = evaluation
 
-    def accept(self, evaluation) -> None:
+    def accept(self, evaluation: Evaluated) -> None:
         """Takes the evaluation of an iterate, from which the next best is counted."""
         self._iterate = self._best = evaluation
 

@@ -5,11 +5,9 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-if TYPE_CHECKING:
-    from kormos_opt.solvers.base import ArraySpec, Solver
-
+from kormos_opt.solvers.base import ArraySpec, Solver
 
 DEFAULT_METHOD = "L-BFGS-B"
 NO_LIMIT = 2**31 - 1

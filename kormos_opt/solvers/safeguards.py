@@ -5,11 +5,12 @@ Both look only at the requests and answers that pass by, so they serve any solve
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from kormos_opt.solvers.base import (
+    Evaluated,
     EvaluateValue,
     EvaluateWithGradient,
     HessianProduct,
@@ -21,15 +22,11 @@ from kormos_opt.solvers.base import (
 from kormos_opt.solvers.endings import Ending, words_of
 from kormos_opt.solvers.numerics import NEGLIGIBLE_FACTOR, finite_stand_in, is_hidden
 
-if TYPE_CHECKING:
-    from kormos_opt.evaluation import Evaluation
-
-
 _HUGE = 1e100
 
 
 def safeguard(
-    solver: Solver, dtype: str = "float64", resolution: float | None = None, iterate: Evaluation | None = None
+    solver: Solver, dtype: str = "float64", resolution: float | None = None, iterate: Evaluated | None = None
 ) -> Solver:
     """Passes requests through, ends at the resolution of f, and backs off from points where f is not finite.
 

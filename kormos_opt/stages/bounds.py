@@ -2,16 +2,13 @@
 
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING
 
 import keras
 import numpy as np
 from scipy.optimize import Bounds
 
+from kormos_opt.objective.flat_parameters import FlatParameters
 from kormos_opt.solvers.registry import Method, names_of
-
-if TYPE_CHECKING:
-    from kormos_opt.objective.flat_parameters import FlatParameters
 
 
 def resolve(bounds, parameters: "FlatParameters", method: Method) -> Bounds | None:

@@ -1,16 +1,13 @@
 """Constraints on the weights, as scipy takes them, or as a function of the variables by name."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import keras
 import numpy as np
 from scipy.optimize import HessianUpdateStrategy, LinearConstraint, NonlinearConstraint
 
+from kormos_opt.objective.flat_parameters import FlatParameters
 from kormos_opt.solvers.registry import Method, names_of
-
-if TYPE_CHECKING:
-    from kormos_opt.objective.flat_parameters import FlatParameters
 
 
 @keras.saving.register_keras_serializable("kormos_opt")

@@ -1,4 +1,4 @@
-"""A stage: one method with its settings. It says what speaks against it, and begins a run.
+"""A stage: one method with its settings. It says what speaks against it, and makes its solver.
 
 SolverStage     a method in numpy
 GraphStage      a method in the graph
@@ -8,52 +8,20 @@ AutoStage       a method in the graph where it can do the job, else one in numpy
 import functools
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
 import keras
 import numpy as np
 from scipy.optimize import Bounds
 
+from kormos_opt.objective.flat_parameters import FlatParameters
 from kormos_opt.solvers.base import ArraySpec, Solver
 from kormos_opt.solvers.change_of_variables import in_own_variables
 from kormos_opt.solvers.registry import Method
 from kormos_opt.solvers.units import Units
 from kormos_opt.stages import bounds, constraints, matrices, x_scale
 
-if TYPE_CHECKING:
-    from kormos_opt.objective.flat_parameters import FlatParameters
-    from kormos_opt.training.run import Run
-
-
 _OF_POINTS = {"initial_simplex", "direc", "hess_inv0"}  # options that know nothing of centered inputs
-
-
-class Context(Protocol):
-    """What a stage is given to begin with.
-
-    Attributes:
-        parameters: The weights as a vector.
-        start: Where to start, float64 of shape `(n,)`.
-        is_whole: Whether the data is dense and in memory.
-    """
-
-    parameters: "FlatParameters"
-    start: np.ndarray
-    is_whole: bool
-
-    def memory(self, method: Method, specs: Mapping[str, ArraySpec]) -> dict[str, np.ndarray]:
-        """The arrays for a solver to work on: zeros, what a file has brought where that fits, or what the run before
-        hands over because f has changed."""
-
-    def units(self, method: Method, centers: bool) -> tuple[Units, float | None]:
-        """The units of the weights, in which inputs may be centered; and the resolution of f where a first step is to
-        be found, else `None`."""
-
-    def run(self, solver: Solver, method: Method, ends_at_resolution: bool, units: Units) -> "Run":
-        """A run of a solver in numpy, in these units."""
-
-    def run_in_graph(self, method: Method, options: Mapping, ends_at_resolution: bool) -> "Run":
-        """A run of a method in the graph."""
 
 
 @dataclass(frozen=True)
@@ -112,9 +80,15 @@ class Stage:
         matrices.check_matrices(self.method, free, bool(self.constraints))
         constraints.resolve(self.constraints, parameters, self.method)
 
-    def begin(self, context: Context) -> "Run":
-        """A run from the start that `context` says."""
-        raise NotImplementedError
+    def chosen(self, parameters: "FlatParameters", is_whole: bool) -> "Stage":
+        """The stage that does the job: this one.
+
+        Args:
+            parameters: The weights as a vector.
+            is_whole: Whether the data is dense and in memory.
+        """
+        del parameters, is_whole
+        return self
 
     @property
     def is_in_graph(self) -> bool:
@@ -125,38 +99,62 @@ class Stage:
 class SolverStage(Stage):
     """A stage of a method in numpy."""
 
-    def begin(self, context: Context) -> "Run":
-        """A run from the start that `context` says, moved between the bounds."""
-        method, limits = self.method, self.limits(context.parameters)
-        options = method.unlimited | self.options
-        memory = None
-        if method.variables is not None:
-            size = context.parameters.size if limits is None else np.count_nonzero(limits.lb < limits.ub)
-            memory = context.memory(method, method.variables(int(size), options))
-        centers = limits is None and not self.constraints and not _OF_POINTS & options.keys()
-        units, resolution = context.units(method, centers)
+    def remembered(self, parameters: "FlatParameters") -> dict[str, ArraySpec] | None:
+        """The arrays that its solver works on and a file keeps, `None` if it has none."""
+        if self.method.variables is None:
+            return None
+        limits = self.limits(parameters)
+        size = parameters.size if limits is None else np.count_nonzero(limits.lb < limits.ub)
+        return dict(self.method.variables(int(size), self._settings))
+
+    def centers(self, parameters: "FlatParameters") -> bool:
+        """Whether the means of inputs may be taken up by biases."""
+        is_free = self.limits(parameters) is None and not self.constraints
+        return is_free and not _OF_POINTS & self._settings.keys()
+
+    def solver(
+        self,
+        parameters: "FlatParameters",
+        start: np.ndarray,
+        arrays: Mapping[str, np.ndarray] | None,
+        units: Units,
+        resolution: float | None,
+    ) -> Solver:
+        """The solver, not started.
+
+        Args:
+            parameters: The weights as a vector.
+            start: Where it starts, moved between the bounds, float64 of shape `(n,)`.
+            arrays: Those of `remembered`, or `None`.
+            units: Those in which it sees the weights.
+            resolution: Of f, where a first step is to be found that it can show; else `None`.
+        """
+        method, limits, options = self.method, self.limits(parameters), self._settings
         if not units.are_plain:
-            options = x_scale.without_own_scale(method, context.parameters.size) | options
-        solver = in_own_variables(
-            functools.partial(self._start, memory),
-            context.start if limits is None else np.clip(context.start, limits.lb, limits.ub),
+            options = x_scale.without_own_scale(method, parameters.size) | options
+        return in_own_variables(
+            functools.partial(self._start, arrays),
+            start if limits is None else np.clip(start, limits.lb, limits.ub),
             limits,
-            constraints.resolve(self.constraints, context.parameters, method),
+            constraints.resolve(self.constraints, parameters, method),
             options,
             derivatives=method.derivatives not in ("none", "jacobian"),
             units=units,
             resolution=resolution,
         )
-        return context.run(solver, method, self.ends_at_resolution, units)
 
-    def _start(self, memory, x0, limits, constraints, options):
+    @property
+    def _settings(self):
+        return self.method.unlimited | self.options
+
+    def _start(self, arrays, x0, limits, constraints, options):
         problem = {} if self.tol is None else {"tol": self.tol}
         if self.method.bounds:
             problem["bounds"] = limits
         if self.method.constraints:
             problem["constraints"] = constraints
-        if memory is not None:
-            problem["memory"] = memory
+        if arrays is not None:
+            problem["memory"] = arrays
         solver = self.method.start(x0, **problem | options)
         if not isinstance(solver, Generator):
             raise TypeError(
@@ -169,16 +167,13 @@ class SolverStage(Stage):
 class GraphStage(Stage):
     """A stage of a method in the graph."""
 
-    def begin(self, context: Context) -> "Run":
-        """A run from the variables of the solver if they are those of the start, else from the start."""
-        return context.run_in_graph(self.method, self._settings, self.ends_at_resolution)
-
     def remembered(self, size: int) -> dict[str, ArraySpec]:
         """The variables that keep what the solver knows."""
-        return dict(self.method.variables(size, self._settings))
+        return dict(self.method.variables(size, self.settings))
 
     @property
-    def _settings(self):
+    def settings(self) -> dict:
+        """All options of the method."""
         tolerances = {} if self.tol is None else dict.fromkeys(self.method.tolerances, self.tol)
         return {**self.method.options, **tolerances, **self.options}
 
@@ -201,8 +196,7 @@ class AutoStage(GraphStage):
         """Raises what speaks against both."""
         self.fallback.check(parameters)
 
-    def begin(self, context: Context) -> "Run":
-        """A run of the one that can do the job. Its result names it."""
-        if context.is_whole and self.limits(context.parameters) is None and not self.constraints:
-            return super().begin(context)
-        return self.fallback.begin(context)
+    def chosen(self, parameters: "FlatParameters", is_whole: bool) -> Stage:
+        """The one that can do the job. The result names it."""
+        can_do = is_whole and self.limits(parameters) is None and not self.constraints
+        return self if can_do else self.fallback

@@ -8,25 +8,23 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import keras
 import numpy as np
 
 from kormos_opt.keras_internals import model as keras_model
 from kormos_opt.objective import precision
+from kormos_opt.objective.bound_objective import BoundObjective
+from kormos_opt.objective.evaluation import Evaluation
 from kormos_opt.solvers.endings import SEES_MORE, Ending
-from kormos_opt.training import advice
-from kormos_opt.training.answers import FitAnswers
-from kormos_opt.training.multi_start import best_of_many
-from kormos_opt.training.progress import Progress, Reason, why_afresh
+from kormos_opt.stages.stage import Stage
+from kormos_opt.training import model_warnings
+from kormos_opt.training.progress import Progress, why_afresh
+from kormos_opt.training.runs.multi_start import best_of_many
+from kormos_opt.training.runs.oracle import FitAnswers
+from kormos_opt.training.runs.restart_reason import Reason
+from kormos_opt.training.runs.run import Run
 from kormos_opt.training.verdict import is_doubtful, left_to_gain, tell
-
-if TYPE_CHECKING:
-    from kormos_opt.evaluation import Evaluation
-    from kormos_opt.objective.bound_objective import BoundObjective
-    from kormos_opt.stages.stage import Stage
-    from kormos_opt.training.run import Run
 
 COLUMNS = ("grad", "fg_evals", "hessp_evals", "stage")
 _SAME = 10  # times the resolution of f: two values that differ by less are the same
@@ -157,7 +155,7 @@ class Fit:
         self._check_columns()
         iterations = int(self._optimizer.iterations.numpy()) + self._epochs * self._optimizer.iterations_per_epoch
         outside = self._objective.objective.outside
-        for topic, message in advice.on(self._model, iterations if self._epochs else 0, outside).items():
+        for topic, message in model_warnings.on(self._model, iterations if self._epochs else 0, outside).items():
             self._warn(topic, message)
 
     def _check_columns(self):
@@ -238,7 +236,7 @@ class Fit:
             pretrain_fn(model)
         finally:
             self.is_pretraining = False
-        if keras_model.at_work(model.optimizer) is not self._optimizer or model.train_function is not train_function:
+        if model.train_function is not train_function:  # `compile` lets it go
             raise ValueError(
                 "Expected a pretrain_fn that leaves the model compiled as it is: this fit goes on after it. "
                 f"Received: {getattr(pretrain_fn, '__name__', pretrain_fn)}, which compiled the model again. "

@@ -3,43 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from enum import Enum
-from typing import TYPE_CHECKING
 
 from scipy.optimize import OptimizeResult
 
-if TYPE_CHECKING:
-    from kormos_opt.stages.stage import Stage
-    from kormos_opt.training.multi_start import Start
-    from kormos_opt.training.run import Run
-
-
-class Reason(Enum):
-    """Why a solver starts afresh. The value is what the log says, `None` where there is nothing to say."""
-
-    FIRST = "first", None
-    ENDED = "ended", None
-    OTHER_PLAN = "plan", None
-    FROM_A_FILE = (
-        "file",
-        "This model was trained before: the solver starts afresh from its weights. What it knew of the iterations "
-        "before is gone: compile() never carries it, and files carry it of L-BFGS, SSBroyden and "
-        "SSBFGS alone, with save_memory=True or if it is small.",
-    )
-    OTHER_MEMORY = (
-        "memory",
-        "The memory of the solver that came with the model is of other weights or another objective: the solver starts "
-        "afresh from the weights.",
-    )
-    AFTER_AN_ERROR = "error", "The last fit ended with an error: the solver starts afresh from the weights."
-    MADE_ANEW = "anew", "The train function was made anew: the solver starts afresh from the weights."
-    OTHER_WEIGHTS = "weights", "The weights were changed since the last iteration: the solver starts afresh from them."
-    OTHER_OBJECTIVE = "data", "The data or the model were changed since the last fit: the solver starts afresh."
-
-    @property
-    def message(self) -> str | None:
-        """What the log says."""
-        return self.value[1]
+from kormos_opt.stages.stage import Stage
+from kormos_opt.training.runs.multi_start import Start
+from kormos_opt.training.runs.restart_reason import Reason
+from kormos_opt.training.runs.run import Run
 
 
 class Progress:

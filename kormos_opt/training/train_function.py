@@ -16,12 +16,14 @@ from kormos_opt.data.replicas import Replicas
 from kormos_opt.data.rows import has_rows
 from kormos_opt.data.stream import fingerprint
 from kormos_opt.keras_internals import model as keras_model
+from kormos_opt.objective.build import bind, build
 from kormos_opt.objective.flat_parameters import FlatParameters
 from kormos_opt.objective.objective import Objective, ObjectiveSettings
-from kormos_opt.training.beginning import Beginning
 from kormos_opt.training.fit import AFTER_AN_ERROR, COLUMNS, GOES_ON, Fit
-from kormos_opt.training.progress import Progress, Reason
-from kormos_opt.training.sign_of_life import SignOfLife
+from kormos_opt.training.progress import Progress
+from kormos_opt.training.progress_heartbeat import SignOfLife
+from kormos_opt.training.runs.restart_reason import Reason
+from kormos_opt.training.runs.start import start_run
 
 _log = logging.getLogger("kormos_opt")
 
@@ -231,11 +233,11 @@ class TrainFunction:
         if self._objective is None or not self._objective.suits(self._model, settings, data):
             self._progress.close(self._progress.reason)
             self._objective = None
-            self._objective = Objective.build(self._model, settings, data, self._replicas)
-        return self._objective.bind(data)
+            self._objective = build(self._model, settings, data, self._replicas)
+        return bind(self._objective, data)
 
     def _begin(self, stage, answers, evaluation, before):
-        return stage.begin(Beginning(self._model, self._optimizer, answers, evaluation, before, self._warn))
+        return start_run(stage, self._model, self._optimizer, answers, self._warn, evaluation, before)
 
     def _warn(self, topic, message):
         said = {topic} if topic == "anew" else {topic, message}  # which is said again in another fit

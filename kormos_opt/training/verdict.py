@@ -7,20 +7,18 @@ be gained is asked of f itself, in double precision, by `solvers/remaining_gain.
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING
 
 import numpy as np
 import tensorflow as tf
 from scipy.optimize import Bounds, OptimizeResult
 
+from kormos_opt.objective.bound_objective import BoundObjective
+from kormos_opt.objective.build import variant_of
 from kormos_opt.solvers.base import EvaluateWithGradient, HessianProduct, run_to_end
 from kormos_opt.solvers.endings import Ending, rests_on_gradient
 from kormos_opt.solvers.remaining_gain import remaining_gain
-
-if TYPE_CHECKING:
-    from kormos_opt.objective.bound_objective import BoundObjective
-    from kormos_opt.stages.stage import Stage
-    from kormos_opt.training.run import Run
+from kormos_opt.stages.stage import Stage
+from kormos_opt.training.runs.run import Run
 
 LITTLE = 2e-4  # of the loss
 _LITTLE_WHERE_LOOSE = 0.1
@@ -104,8 +102,8 @@ def left_to_gain(objective: BoundObjective, run: Run, bounds: Bounds | None, sta
     if objective.objective.dtype != "float64":
         x = objective.parameters.round(x)
     try:
-        variant = objective.variant(float64=True, curvature="exact", copies=False, checks=False)
-        answers = _Answers(variant, has_derivatives)
+        in_float64 = variant_of(objective, float64=True, curvature="exact", copies=False, checks=False)
+        answers = _Answers(in_float64, has_derivatives)
         found = run_to_end(remaining_gain(x, bounds), answers)
     except _REFUSALS:
         answers = _Answers(objective, has_derivatives)

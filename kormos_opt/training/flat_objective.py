@@ -9,7 +9,8 @@ import numpy as np
 from kormos_opt.data import collect
 from kormos_opt.data.replicas import Replicas
 from kormos_opt.keras_internals import model as keras_model
-from kormos_opt.objective.objective import Objective, ObjectiveSettings
+from kormos_opt.objective.build import bind, build
+from kormos_opt.objective.objective import ObjectiveSettings
 
 
 class FlatObjective:
@@ -33,7 +34,7 @@ class FlatObjective:
         self._data = collect.of_fit(replicas, optimizer.cache, x, y, sample_weight, None, drawn, None)
         settings = ObjectiveSettings.of(optimizer)
         with self._recording():
-            self._objective = Objective.build(model, settings, self._data, replicas).bind(self._data)
+            self._objective = bind(build(model, settings, self._data, replicas), self._data)
         self._values = OrderedDict()
 
     def get_weights(self) -> np.ndarray:

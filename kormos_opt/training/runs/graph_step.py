@@ -7,24 +7,21 @@ for it and its data is one chunk, all of it is one program.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from kormos_opt.graph_solvers.line_search import dot
 from kormos_opt.graph_solvers.units import own_gradient_of, weights_of
-from kormos_opt.graph_solvers.variables import POINT
+from kormos_opt.graph_solvers.variables import POINT, GraphSolverVariables
 from kormos_opt.keras_internals.tracing import traced
+from kormos_opt.objective.bound_objective import BoundObjective
+from kormos_opt.objective.evaluation import Evaluation
 from kormos_opt.solvers.endings import Ending
 from kormos_opt.solvers.numerics import NEGLIGIBLE_FACTOR, finite_stand_in, is_hidden
-
-if TYPE_CHECKING:
-    from kormos_opt.evaluation import Evaluation
-    from kormos_opt.graph_solvers.variables import GraphSolverVariables
-    from kormos_opt.objective.bound_objective import BoundObjective
-    from kormos_opt.solvers.registry import Method
-    from kormos_opt.solvers.units import Units
+from kormos_opt.solvers.registry import Method
+from kormos_opt.solvers.units import Units
 
 _TRACED = 64  # evaluations of an iteration whose metrics are remembered
 

@@ -7,17 +7,13 @@ were.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import keras
 import tensorflow as tf
 
 from kormos_opt.keras_internals import graphs
 from kormos_opt.keras_internals import model as keras_model
-
-if TYPE_CHECKING:
-    from kormos_opt.objective.flat_parameters import FlatParameters
-    from kormos_opt.objective.model_state import ModelState
+from kormos_opt.objective.flat_parameters import FlatParameters
+from kormos_opt.objective.model_state import ModelState
 
 
 class OutsideVariables:

@@ -24,7 +24,7 @@ class FitResult(OptimizeResult):
     Example:
 
     >>> import numpy as np
-    >>> from kormos_opt.fit_result import FitResult
+    >>> from kormos_opt.training.fit_result import FitResult
     >>> result = FitResult(message="Converged: ...", fun=0.5, x=np.zeros(100), jac=np.ones(100), nit=7, nfev=9)
     >>> print(result)
     Converged: ...

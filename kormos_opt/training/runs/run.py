@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
 from scipy.optimize import OptimizeResult
 
+from kormos_opt.objective.evaluation import Evaluation
+from kormos_opt.solvers.base import EvaluateValue, EvaluateWithGradient
 from kormos_opt.solvers.endings import Ending
-
-if TYPE_CHECKING:
-    from kormos_opt.evaluation import Evaluation
-    from kormos_opt.solvers.base import EvaluateValue, EvaluateWithGradient
-    from kormos_opt.training.memory import RunMemory
+from kormos_opt.training.runs.run_state import RunMemory
 
 
 class Answers(Protocol):

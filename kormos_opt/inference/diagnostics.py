@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import keras
 import numpy as np
+from scipy.optimize import Bounds
 
+from kormos_opt.inference.covariance import Fitted, Inverse
 from kormos_opt.objective.flat_parameters import FlatParameters
 from kormos_opt.stages import bounds
-
-if TYPE_CHECKING:
-    from scipy.optimize import Bounds
-
-    from kormos_opt.inference.covariance import Fitted, Inverse
 
 _FAR = 0.01  # standard errors
 _NEAR = 1e-6  # relative: trust regions stay between the bounds

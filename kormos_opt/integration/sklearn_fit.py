@@ -8,7 +8,7 @@ import contextlib
 import functools
 from contextvars import ContextVar
 
-from keras.src.wrappers.sklearn_wrapper import SKLBase
+from kormos_opt.keras_internals.trainer import SKLEARN_ESTIMATOR
 
 EPOCHS = 100_000  # at most
 _is_inside: ContextVar = ContextVar("sklearn_fit", default=False)
@@ -16,9 +16,9 @@ _is_inside: ContextVar = ContextVar("sklearn_fit", default=False)
 
 def install() -> None:
     """Marks the fits of the wrappers. Idempotent."""
-    if hasattr(SKLBase.fit, "_kormos_opt_stock"):
+    if hasattr(SKLEARN_ESTIMATOR.fit, "_kormos_opt_stock"):
         return
-    stock = SKLBase.fit
+    stock = SKLEARN_ESTIMATOR.fit
 
     @functools.wraps(stock)
     def fit(estimator, X, y, **kwargs):  # noqa: N803  scikit-learn's name
@@ -26,7 +26,7 @@ def install() -> None:
             return stock(estimator, X, y, **kwargs)
 
     fit._kormos_opt_stock = stock
-    SKLBase.fit = fit
+    SKLEARN_ESTIMATOR.fit = fit
 
 
 def complete(arguments: dict) -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-if TYPE_CHECKING:
-    from kormos_opt.evaluation import Evaluation
-    from kormos_opt.objective.bound_objective import BoundObjective
+from kormos_opt.objective.bound_objective import BoundObjective
+from kormos_opt.objective.evaluation import Evaluation
 
 _OF_SOLVER = "array_"
 

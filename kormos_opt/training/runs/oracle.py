@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import functools
 
 import numpy as np
 
-from kormos_opt.solvers.base import EvaluateWithGradient, Jacobian, JacobianProduct, TransposedProduct
-
-if TYPE_CHECKING:
-    from kormos_opt.evaluation import Evaluation
-    from kormos_opt.objective.batch_pass import BatchPass
-    from kormos_opt.objective.bound_objective import BoundObjective
-    from kormos_opt.solvers.base import EvaluateValue, OfResiduals
+from kormos_opt.objective.batch_pass import BatchPass
+from kormos_opt.objective.bound_objective import BoundObjective
+from kormos_opt.objective.build import residuals_of
+from kormos_opt.objective.evaluation import Evaluation
+from kormos_opt.solvers.base import (
+    EvaluateValue,
+    EvaluateWithGradient,
+    Jacobian,
+    JacobianProduct,
+    OfResiduals,
+    TransposedProduct,
+)
 
 
 class FitAnswers:
@@ -53,7 +58,7 @@ class FitAnswers:
 
     def of_residuals(self, request: OfResiduals) -> np.ndarray:
         """The answer to a request of least squares."""
-        residuals = self.objective.residuals
+        residuals = self._residuals
         if isinstance(request, Jacobian):
             return residuals.jacobian(request.x)
         if isinstance(request, JacobianProduct):
@@ -65,6 +70,10 @@ class FitAnswers:
             residuals.check_elsewhere(request.x)
         self._are_first_residuals = False
         return values
+
+    @functools.cached_property
+    def _residuals(self):
+        return residuals_of(self.objective)
 
     def check_start(self, evaluation: Evaluation) -> None:
         """Raises `ValueError` if a run cannot start from this evaluation."""

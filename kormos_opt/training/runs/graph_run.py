@@ -7,28 +7,23 @@ iterates.
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from kormos_opt.data.full_batch import WholeTensors
-from kormos_opt.evaluation import Evaluation
-from kormos_opt.graph_solvers.variables import IN_FLOAT64, RUNS
+from kormos_opt.graph_solvers.variables import IN_FLOAT64, RUNS, GraphSolverVariables
+from kormos_opt.objective.bound_objective import BoundObjective
+from kormos_opt.objective.evaluation import Evaluation
 from kormos_opt.solvers.base import run_to_end
 from kormos_opt.solvers.endings import Ending, words_of
 from kormos_opt.solvers.first_step import visible_length
-from kormos_opt.training.graph_step import ENDINGS
-from kormos_opt.training.memory import evaluation_at, rounded
-from kormos_opt.training.progress import Reason
-from kormos_opt.training.run import Curvatures, Run
-
-if TYPE_CHECKING:
-    from kormos_opt.graph_solvers.variables import GraphSolverVariables
-    from kormos_opt.objective.bound_objective import BoundObjective
-    from kormos_opt.solvers.registry import Method
-    from kormos_opt.stages.stage import Context
-    from kormos_opt.training.answers import FitAnswers
-    from kormos_opt.training.graph_step import GraphStep
+from kormos_opt.solvers.registry import Method
+from kormos_opt.training.runs.graph_step import ENDINGS, GraphStep
+from kormos_opt.training.runs.oracle import FitAnswers
+from kormos_opt.training.runs.restart_reason import Reason
+from kormos_opt.training.runs.run import Curvatures, Run
+from kormos_opt.training.runs.run_state import evaluation_at, rounded
+from kormos_opt.training.runs.solver_units import SolverUnits
 
 _ROUNDING = 1e-6  # of the largest component of a gradient
 _log = logging.getLogger("kormos_opt")
@@ -43,7 +38,7 @@ class GraphRun(Run):
         variables: What the solver remembers.
         method: The method.
         gtol: How small the gradient shall be.
-        context: Knows the units of the weights, for a run that begins.
+        units: Finds the units of the weights.
     """
 
     def __init__(
@@ -53,7 +48,7 @@ class GraphRun(Run):
         variables: GraphSolverVariables,
         method: Method,
         gtol: float,
-        context: Context,
+        units: SolverUnits,
     ):
         super().__init__(answers, method.name)
         self._step = step
@@ -61,7 +56,7 @@ class GraphRun(Run):
         self._state = variables.state
         self._method = method
         self._gtol = gtol
-        self._context = context
+        self._find_units = units
 
     @property
     def _objective(self) -> BoundObjective:
@@ -129,9 +124,9 @@ class GraphRun(Run):
             self._start()
 
     def detach(self) -> None:
-        """Lets the context go too, which holds the data."""
+        """Lets go too of what holds the data."""
         super().detach()
-        self._context = None
+        self._find_units = None
 
     def survives_interrupt(self) -> bool:
         """The variables change all at once, so they are those of an iterate, maybe of one not accepted yet."""
@@ -192,9 +187,9 @@ class GraphRun(Run):
         evaluation = self._objective.evaluate(x)
         self._objective.check_start(evaluation)
         self.nfev = 1
-        self.units, resolution = self._context.units(self._method, centers=True)
-        if resolution is not None:
-            self._find_first_step(evaluation, resolution)
+        self.units = self._find_units.new(self._method, centers=True)
+        if self._find_units.resolution is not None:
+            self._find_first_step(evaluation, self._find_units.resolution)
         variables = self._variables
         own = evaluation._replace(x=self.units.own(x), jac=self.units.own_gradient(evaluation.jac))
         self._step.begin(own)
@@ -231,7 +226,7 @@ class GraphRun(Run):
         """Whether the variables are those of a run that stands at these weights, with this f."""
         variables = self._variables
         scale = variables.scale.numpy()
-        self.units = self._context.units_of(np.where(scale == 0, 1.0, scale), variables.shift.numpy())
+        self.units = self._find_units.loaded(np.where(scale == 0, 1.0, scale), variables.shift.numpy())
         x, fun, _ = self._point()
         evaluation = evaluation_at(self._objective, x, fun, self._keeps, variables.seeds.numpy())
         if evaluation is None:

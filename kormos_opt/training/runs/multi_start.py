@@ -7,15 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+import keras
 import numpy as np
 
-if TYPE_CHECKING:
-    import keras
-
-    from kormos_opt.objective.bound_objective import BoundObjective
-    from kormos_opt.training.run import Run
+from kormos_opt.objective.bound_objective import BoundObjective
+from kormos_opt.training.runs.run import Run
 
 
 @dataclass

@@ -13,39 +13,39 @@ from collections.abc import Callable
 import keras
 import numpy as np
 import tensorflow as tf
-from keras.src.utils import io_utils
 
-from kormos_opt.keras_internals import fit_callbacks
-from kormos_opt.keras_internals.fit_callbacks import LEARNING_RATE, refuse_learning_rate_callbacks
-from kormos_opt.keras_internals.model import is_ours
+from kormos_opt.integration import fit_callbacks, full_batch_fit
+from kormos_opt.integration.fit_callbacks import LEARNING_RATE, refuse_learning_rate_callbacks
+from kormos_opt.keras_internals import trainer
+from kormos_opt.keras_internals.model import strategy_of
+from kormos_opt.optimizers.batch_optimizer import BatchOptimizer
 
 _log = logging.getLogger("kormos_opt")
 
 
-def fit(stock: Callable, fit_full_batch: Callable, model: keras.Model, arguments: dict) -> keras.callbacks.History:
+def fit(stock: Callable, model: keras.Model, arguments: dict) -> keras.callbacks.History:
     """All stages that the epochs of the fit allow.
 
     Args:
         stock: Keras's `fit`, for the optimizers of Keras.
-        fit_full_batch: The one for ours, called as `fit_full_batch(stock, model, arguments, callback_list)`.
         model: A model that is compiled with a `Chain`.
         arguments: Those of `fit`, all of them.
     """
     chain = model.optimizer
-    stochastic = [optimizer for optimizer in chain.chained if not is_ours(optimizer)]
+    stochastic = [optimizer for optimizer in chain.chained if not isinstance(optimizer, BatchOptimizer)]
     if stochastic:
         _refuse_workers(model, stochastic[0])
     else:
         refuse_learning_rate_callbacks(arguments["callbacks"])
     _refuse_generators(**arguments)
-    chain.begin(model._compile_config)
+    chain.begin(trainer.compilation_of(model))
     usual = model._initial_epoch
     callbacks = _OneFit(model, **arguments)
     try:
         goes_on = True
         while goes_on:
             before = callbacks.epoch, chain.standing().stage
-            _fit_stage(stock, fit_full_batch, model, {**arguments, "initial_epoch": callbacks.epoch}, callbacks)
+            _fit_stage(stock, model, {**arguments, "initial_epoch": callbacks.epoch}, callbacks)
             has_moved = before != (callbacks.epoch, chain.standing().stage)
             goes_on = has_moved and not callbacks.is_over
     finally:
@@ -54,14 +54,14 @@ def fit(stock: Callable, fit_full_batch: Callable, model: keras.Model, arguments
     return model.history
 
 
-def _fit_stage(stock, fit_full_batch, model, arguments, callbacks):
+def _fit_stage(stock, model, arguments, callbacks):
     chain = model.optimizer
     stage = chain.standing().stage
     model.train_function = chain.train_functions().get(stage)
     model._initial_epoch = callbacks.epoch or None  # a fit that takes its first epoch from a file leaves it here
     callbacks.begin_stage()
     try:
-        _run_stage(stock, fit_full_batch, model, arguments, callbacks, stage)
+        _run_stage(stock, model, arguments, callbacks, stage)
     except BaseException:
         callbacks.count_interrupted_epoch()
         raise
@@ -71,18 +71,18 @@ def _fit_stage(stock, fit_full_batch, model, arguments, callbacks):
     model.train_function = chain.train_functions().get(chain.standing().stage)
 
 
-def _run_stage(stock, fit_full_batch, model, arguments, callbacks, stage):
+def _run_stage(stock, model, arguments, callbacks, stage):
     chain = model.optimizer
     if chain.is_stochastic():
         with callbacks.keeping_finite_weights():
             stock(model, **{**arguments, "callbacks": callbacks.with_steps(model, _steps(**arguments))})
     else:
-        fit_full_batch(stock, model, arguments, callbacks.with_steps)
+        full_batch_fit.fit(stock, model, arguments, callbacks.with_steps)
         if callbacks.has_worked and model.train_function.has_ended:
             chain.end_stage()
         if arguments["verbose"]:
             for message in model.train_function.messages():
-                io_utils.print_msg(f"Stage {stage} ({chain.current().name}): {message}")
+                trainer.print_message(f"Stage {stage} ({chain.current().name}): {message}")
 
 
 def _refuse_generators(x, steps_per_epoch, **_):
@@ -94,7 +94,7 @@ def _refuse_generators(x, steps_per_epoch, **_):
 
 
 def _refuse_workers(model, optimizer):
-    if isinstance(model._distribute_strategy, tf.distribute.MultiWorkerMirroredStrategy):
+    if isinstance(strategy_of(model), tf.distribute.MultiWorkerMirroredStrategy):
         raise ValueError(
             "Expected optimizers of kormos_opt in all stages under several workers, where Keras's own fit fails. "
             f"Received: {optimizer.name!r}. Train with it on one worker before."

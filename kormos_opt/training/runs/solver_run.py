@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import numpy as np
 from scipy.optimize import OptimizeResult
 
-from kormos_opt.evaluation import Evaluation
+from kormos_opt.objective.evaluation import Evaluation
 from kormos_opt.solvers.base import (
     EvaluateValue,
     EvaluateWithGradient,
@@ -20,9 +20,9 @@ from kormos_opt.solvers.base import (
     unknown_request,
 )
 from kormos_opt.solvers.endings import Ending
-from kormos_opt.training.memory import RunMemory
-from kormos_opt.training.one_blas_thread import one_blas_thread
-from kormos_opt.training.run import Answers, Curvatures, Run
+from kormos_opt.solvers.one_blas_thread import one_blas_thread
+from kormos_opt.training.runs.run import Answers, Curvatures, Run
+from kormos_opt.training.runs.run_state import RunMemory
 
 
 class SolverRun(Run):
