@@ -18,7 +18,7 @@ CASES = {
     "free": (None, {}),
     "bounds": (BOUNDS, {}),
     "memory": (None, {"maxcor": 3, "ftol": 0.0}),
-    "tolerance": (BOUNDS, {"tol": 1e-3}),
+    "tolerance": (BOUNDS, {"ftol": 1e-3, "gtol": 1e-3}),
     "few iterations": (None, {"maxiter": 4}),
     "few evaluations": (None, {"maxfun": 9}),
     "short line searches": (None, {"maxls": 2}),

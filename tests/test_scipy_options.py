@@ -1,5 +1,6 @@
 """The options of scipy's methods: names from its code, values looked at, nothing solved."""
 
+import dataclasses
 import time
 
 import keras
@@ -8,10 +9,14 @@ import pytest
 import scipy.optimize
 
 import kormos_opt
+from kormos_opt.objective.flat_parameters import FlatParameters
 from kormos_opt.optimizers import METHODS, ScipyBatchOptimizer
 from kormos_opt.solvers import registry, scipy_methods
 from kormos_opt.solvers.scipy_options import known_options
+from kormos_opt.solvers.units import Units
 from kormos_opt.stages.options import check_options
+from kormos_opt.stages.plan import Plan
+from kormos_opt.stages.stage import SolverStage
 from tests.problems import compiled, linear, regression
 
 pytestmark = pytest.mark.quick
@@ -69,6 +74,39 @@ def test_wrong_options(name, options, reason):
 def test_wrong_tol():
     with pytest.raises(ValueError, match="Received: tol='tight'"):
         kormos_opt.CG(tol="tight")
+
+
+@pytest.mark.parametrize(
+    "method", [each for each in registry.METHODS.values() if each.set_by_tol], ids=lambda method: method.name
+)
+def test_an_option_wins_over_tol(method):
+    """One rule for every method, scipy's: the more special wins, `tol` sets the others."""
+    name, *others = method.set_by_tol
+    (stage,) = Plan(method=method.name, tol=1e-3, options={name: 1e-7}).stages
+    assert stage.settings[name] == 1e-7
+    assert [stage.settings[other] for other in others] == [1e-3] * len(others)
+
+
+@pytest.mark.parametrize("method", [name for name, each in registry.METHODS.items() if each.start is not None])
+def test_the_solver_is_started_with_it(method):
+    started, row = {}, registry.find(method)
+
+    def start(x0, **options):
+        started.update(options)
+        yield
+
+    options = dict.fromkeys(row.set_by_tol[:1], 1e-7)
+    stage = SolverStage(dataclasses.replace(row, start=start), None, None, options, 1e-3, None, [])
+    stage.solver(FlatParameters([keras.Variable([1.0])]), np.ones(1), None, Units(np.ones(1)), None).send(None)
+    assert {name: started[name] for name in row.set_by_tol} == {
+        name: 1e-3 if i else 1e-7 for i, name in enumerate(row.set_by_tol)
+    }
+
+
+def test_a_fit_ends_by_the_option():
+    model = compiled(linear(), kormos_opt.SSBroyden(tol=1e-1, options={"gtol": 1e-9}, precision="float64"))
+    model.fit(*regression(), epochs=200, verbose=0)
+    assert np.abs(model.optimizer.result.jac).max() <= 1e-9
 
 
 def test_a_constructor_solves_nothing(tmp_path):

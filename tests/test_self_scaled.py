@@ -116,7 +116,7 @@ def test_without_scaling_it_is_bfgs_of_scipy(problem):
 
 @pytest.mark.parametrize("scaling", SCALINGS)
 def test_reaches_the_minimum(scaling):
-    result = drive(self_scaled.minimize(SCALINGS[scaling], START, tol=1e-10), rosenbrock).result
+    result = drive(self_scaled.minimize(SCALINGS[scaling], START, gtol=1e-10), rosenbrock).result
     assert result.ending is Ending.SMALL_GRADIENT
     np.testing.assert_allclose(result.x, 1, atol=1e-9)
     fun, jac = rosenbrock(result.x)

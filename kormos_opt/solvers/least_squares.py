@@ -33,7 +33,6 @@ _ENDINGS = {
 
 def minimize(
     x0: np.ndarray,
-    tol: float | None = None,
     bounds: Bounds | None = None,
     method: Literal["trf", "dogbox", "lm"] = "trf",
     loss: str = "linear",
@@ -50,7 +49,6 @@ def minimize(
 
     Args:
         x0: Starting point, float64 of shape `(n,)`.
-        tol: Sets `ftol`, `xtol` and `gtol`. Defaults to `None`.
         bounds: As in `scipy.optimize.minimize`. Defaults to `None`.
         method: `"trf"`, `"dogbox"` or `"lm"`. Defaults to `"trf"`.
         loss: What becomes of the squares: `"linear"`, `"soft_l1"`, `"huber"`, `"cauchy"` or `"arctan"`. Defaults to
@@ -81,8 +79,6 @@ def minimize(
     array([3., 3.])
     """
     tolerances = {"ftol": ftol, "xtol": xtol, "gtol": gtol}
-    if tol is not None:
-        tolerances = dict.fromkeys(tolerances, tol)
     settings = {"method": method, "loss": loss, "f_scale": f_scale, "tr_options": tr_options}
     return _run(x0, bounds, settings, tolerances, x_scale, jacobian, max_nfev)
 

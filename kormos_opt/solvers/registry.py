@@ -27,10 +27,10 @@ class Method:
         name: What `ScipyBatchOptimizer(method=name)` and `compile(optimizer=name)` call it, in any case.
         derivatives: What it asks for beside f: `"none"`, `"gradient"`, `"product"` (Hessian-vector products),
             `"hessian"` (products with all unit vectors) or `"jacobian"` (residuals and their Jacobian in place of f).
-        start: Called as `start(x0, **options)`. Returns a generator of requests, see `solvers/base.py`. `tol=` is
-            handed over where the user gave one; `bounds=` and `constraints=` where the method takes them; `memory=`,
-            arrays to work on by the names of `variables`, where there are `variables`. They are zeros for a new run,
-            and what they were at a request of an earlier run for one that goes on from there.
+        start: Called as `start(x0, **options)`. Returns a generator of requests, see `solvers/base.py`. `bounds=` and
+            `constraints=` are handed over where the method takes them; `memory=`, arrays to work on by the names of
+            `variables`, where there are `variables`. They are zeros for a new run, and what they were at a request of
+            an earlier run for one that goes on from there.
         variables: Called as `variables(size, options)`. Returns an `ArraySpec` of all that the solver remembers, by
             name. In the graph, `position`, `objective_value` and `objective_gradient` must be among them.
         step: Called as `step(value_and_gradient, state, nit, options)` while a graph is traced. `state` holds tensors
@@ -44,6 +44,8 @@ class Method:
             solver in the graph names them all.
         limits: The options that limit its length. They are switched off, since `epochs` limits it. Defaults to none.
         tolerances: The options that say when it has converged. Defaults to none.
+        set_by_tol: Those of them that `tol=` of an optimizer sets, where `options=` does not. Defaults to `None`: all,
+            or the argument `tol` of `start` if it has one and there are no tolerances.
         bounds: Whether it takes bounds. Defaults to `False`.
         constraints: Whether it takes constraints. Defaults to `False`.
         matrices: How many n x n matrices of float64 it holds at its peak. Defaults to `0`.
@@ -70,6 +72,7 @@ class Method:
     options: Mapping[str, Any] | None = field(default=None, compare=False)
     limits: tuple[str, ...] = ()
     tolerances: tuple[str, ...] = ()
+    set_by_tol: tuple[str, ...] | None = None
     bounds: bool = False
     constraints: bool = False
     matrices: float = 0
@@ -93,20 +96,28 @@ class Method:
                 "Expected the options of a solver in the graph: those of graph_solvers.variables.OPTIONS and its own. "
                 f"Received: options=None for {self.name}."
             )
+        if self.set_by_tol is None:
+            takes_tol = in_numpy and "tol" in inspect.signature(self.start).parameters
+            object.__setattr__(self, "set_by_tol", self.tolerances or (("tol",) if takes_tol else ()))
         if self.options is None:
             arguments = inspect.signature(self.start).parameters.values()
             known = {each.name: each.default for each in arguments if each.name not in _NO_OPTIONS}
             object.__setattr__(self, "options", known)
 
     @property
-    def takes_tol(self) -> bool:
-        """Whether there is a tolerance to set."""
-        return bool(self.tolerances) if self.start is None else "tol" in inspect.signature(self.start).parameters
-
-    @property
     def unlimited(self) -> dict:
         """Options that switch the method's own limits off."""
         return dict.fromkeys(self.limits, NO_LIMIT)
+
+    def settings(self, tol: float | None, options: Mapping[str, Any]) -> dict:
+        """All that is not left to the method: the more special wins, `options` over `tol`, as in scipy.
+
+        Args:
+            tol: What the user gave, or `None`.
+            options: The same.
+        """
+        by_tol = {} if tol is None else dict.fromkeys(self.set_by_tol, tol)
+        return {**self.unlimited, **by_tol, **options}
 
 
 def register(method: Method) -> Method:

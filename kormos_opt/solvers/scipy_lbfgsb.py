@@ -50,7 +50,6 @@ def variables(size: int, options: Mapping) -> dict[str, ArraySpec]:
 
 def minimize(
     x0: np.ndarray,
-    tol: float | None = None,
     bounds: Bounds | None = None,
     memory: Mapping[str, np.ndarray] | None = None,
     **options,
@@ -59,7 +58,6 @@ def minimize(
 
     Args:
         x0: Starting point, float64 of shape `(n,)`, between the bounds.
-        tol: As in scipy: sets `ftol` and `gtol`. Defaults to `None`.
         bounds: As in scipy. Defaults to `None`.
         memory: Arrays as `variables` says them, which this run works on: zeros for a new run, or a copy of those of an
             earlier one, which goes on from there. Defaults to `None`: new ones.
@@ -78,7 +76,7 @@ def minimize(
     """
     if memory is None:
         memory = {name: np.zeros(shape, dtype) for name, (shape, dtype) in variables(x0.size, options).items()}
-    return _run(x0, bounds, memory, **({} if tol is None else {"ftol": tol, "gtol": tol}) | options)
+    return _run(x0, bounds, memory, **options)
 
 
 def _run(

@@ -58,6 +58,7 @@ _row(
     "gradient",
     "Nocedal and Wright, Numerical Optimization (2006), section 6.1",
     tolerances=("gtol", "xrtol"),
+    set_by_tol=("gtol",),
     matrices=6,
 )
 _row(

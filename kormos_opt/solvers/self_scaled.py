@@ -92,7 +92,6 @@ def renew(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 def minimize(
     scaling: Callable[[float, float, int], tuple[float, float]],
     x0: np.ndarray,
-    tol: float | None = None,
     memory: Mapping[str, np.ndarray] | None = None,
     gtol: float = 1e-8,
     maxls: int = 20,
@@ -108,7 +107,6 @@ def minimize(
     Args:
         scaling: tau and phi: `broyden`, `scaled_bfgs` or `plain_bfgs`.
         x0: Starting point, float64 of shape `(n,)`.
-        tol: Sets `gtol`. Defaults to `None`.
         memory: Arrays as `variables` says them, which this run works on. Defaults to `None`: new ones.
         gtol: How small every component of the gradient shall be. Defaults to `1e-8`.
         maxls: How many evaluations a line search may make. Defaults to `20`.
@@ -131,7 +129,7 @@ def minimize(
     if memory is None:
         memory = {name: np.zeros(shape, dtype) for name, (shape, dtype) in variables(x0.size, {}).items()}
     limits = [np.inf if limit is None else limit for limit in (maxiter, maxfun)]
-    return _run(x0, scaling, memory, gtol if tol is None else tol, maxls, *limits, initial_scale)
+    return _run(x0, scaling, memory, gtol, maxls, *limits, initial_scale)
 
 
 _ITERATIONS, _EVALUATIONS, _UPDATES = range(3)  # of counts; the updates since H was the identity

@@ -31,7 +31,7 @@ def check_options(method: Method, tol: float | None, options: Mapping) -> None:
             _refuse(method, options, f"{name}={value!r} {reason}")
     if not (tol is None or _is_number(tol)):
         raise ValueError(f"Expected a number or None. Received: tol={tol!r}.")
-    if not (tol is None or method.takes_tol):
+    if not (tol is None or method.set_by_tol):
         raise ValueError(f"Expected no tol for {method.name}, which takes none. Received: tol={tol!r}. Leave it out.")
 
 

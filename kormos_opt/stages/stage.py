@@ -60,9 +60,13 @@ class Stage:
     def has_loose_tolerances(self) -> bool:
         """Whether one of those that the user gave is larger than that of the method: it says what is good enough."""
         usual = {name: self.method.options.get(name) for name in self.method.tolerances}
-        given = dict.fromkeys(usual, self.tol) if self.tol is not None else {}
-        given |= {name: value for name, value in self.options.items() if name in usual}
+        given = {name: value for name, value in self.settings.items() if name in usual}
         return any(value is not None and value > (usual[name] or 0.0) for name, value in given.items())
+
+    @property
+    def settings(self) -> dict:
+        """The options of the method that are not left to it."""
+        return self.method.settings(self.tol, self.options)
 
     @property
     def ends_at_resolution(self) -> bool:
@@ -105,12 +109,12 @@ class SolverStage(Stage):
             return None
         limits = self.limits(parameters)
         size = parameters.size if limits is None else np.count_nonzero(limits.lb < limits.ub)
-        return dict(self.method.variables(int(size), self._settings))
+        return dict(self.method.variables(int(size), self.settings))
 
     def centers(self, parameters: "FlatParameters") -> bool:
         """Whether the means of inputs may be taken up by biases."""
         is_free = self.limits(parameters) is None and not self.constraints
-        return is_free and not _OF_POINTS & self._settings.keys()
+        return is_free and not _OF_POINTS & self.settings.keys()
 
     def solver(
         self,
@@ -129,7 +133,7 @@ class SolverStage(Stage):
             units: Those in which it sees the weights.
             resolution: Of f, where a first step is to be found that it can show; else `None`.
         """
-        method, limits, options = self.method, self.limits(parameters), self._settings
+        method, limits, options = self.method, self.limits(parameters), self.settings
         if not units.are_plain:
             options = x_scale.without_own_scale(method, parameters.size) | options
         return in_own_variables(
@@ -143,12 +147,8 @@ class SolverStage(Stage):
             resolution=resolution,
         )
 
-    @property
-    def _settings(self):
-        return self.method.unlimited | self.options
-
     def _start(self, arrays, x0, limits, constraints, options):
-        problem = {} if self.tol is None else {"tol": self.tol}
+        problem = {}
         if self.method.bounds:
             problem["bounds"] = limits
         if self.method.constraints:
@@ -174,8 +174,7 @@ class GraphStage(Stage):
     @property
     def settings(self) -> dict:
         """All options of the method."""
-        tolerances = {} if self.tol is None else dict.fromkeys(self.method.tolerances, self.tol)
-        return {**self.method.options, **tolerances, **self.options}
+        return {**self.method.options, **super().settings}
 
 
 @dataclass(frozen=True)
