@@ -6,13 +6,19 @@ from pathlib import Path
 
 from kormos_opt import LBFGS
 from kormos_opt.optimizers import unknown_arguments
+from kormos_opt.optimizers.settings import all_settings
 from kormos_opt.solvers.endings import Ending
 from kormos_opt.training.fit import AFTER_AN_ERROR
 
 PACKAGE = Path(__file__).parents[1] / "kormos_opt"
 GAP = "..."
 _SHORT = 30
-_NOT_HERE = {"docstrings.py", "self_scaled.py", "unknown_arguments.py"}  # parts of docstrings, and what is filled in
+_NOT_HERE = {
+    "docstrings.py",
+    "self_scaled.py",
+    "settings.py",
+    "unknown_arguments.py",
+}  # parts of docstrings, and what is filled in
 
 
 def all_messages() -> dict[str, str]:
@@ -29,6 +35,10 @@ def all_messages() -> dict[str, str]:
     how = {"how": "Not converged", "nit": GAP, "where": GAP, "what_next": GAP}
     said |= {
         Ending.INTERRUPTED.message(**how | words): "Ending.INTERRUPTED" for words in ({}, {"how": AFTER_AN_ERROR[1]})
+    }
+    said |= {
+        f"Expected {setting.expected}. Received: {name}={GAP}.": f"Settings.{name}"
+        for name, setting in all_settings().items()
     }
     arguments = (*unknown_arguments.STOCHASTIC, *unknown_arguments.ELSEWHERE, "ftol", "memori")
     return said | {unknown_arguments.message(LBFGS, argument, 0): f"LBFGS({argument}=0)" for argument in arguments}

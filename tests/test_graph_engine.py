@@ -184,7 +184,7 @@ def size_of_memory(path):
 @pytest.mark.parametrize("engine", ["scipy", "graph"])
 def test_memory_is_left_out_of_files_on_request_or_where_it_is_large(engine, tmp_path, monkeypatch, caplog):
     x, y = regression()
-    for save_memory, limit, is_kept, words in (
+    for save_state, limit, is_kept, words in (
         (True, 0, True, 0),
         (False, 1e9, False, 0),
         ("auto", 1e9, True, 0),
@@ -192,15 +192,15 @@ def test_memory_is_left_out_of_files_on_request_or_where_it_is_large(engine, tmp
     ):
         caplog.clear()
         monkeypatch.setattr("kormos_opt.optimizers.solver_memory.SAVED_BY_DEFAULT", limit)
-        model = compiled(network(), kormos_opt.LBFGS(engine=engine, save_memory=save_memory))
+        model = compiled(network(), kormos_opt.LBFGS(engine=engine, save_state=save_state))
         model.fit(x, y, epochs=4, verbose=0)
         for _ in range(2):
             model.save_weights(tmp_path / "model.weights.h5")
         assert (size_of_memory(tmp_path / "model.weights.h5") > 1000) == is_kept
         ours = [record.getMessage() for record in caplog.records if record.name == "kormos_opt"]
         assert len(ours) == words
-        assert all("Pass save_memory=True to keep it" in message for message in ours)
-        loaded = compiled(keras.models.clone_model(model), kormos_opt.LBFGS(engine=engine, save_memory=save_memory))
+        assert all("Pass save_state=True to keep it" in message for message in ours)
+        loaded = compiled(keras.models.clone_model(model), kormos_opt.LBFGS(engine=engine, save_state=save_state))
         loaded.optimizer.build(loaded.trainable_variables)
         loaded.load_weights(tmp_path / "model.weights.h5")
         whole, resumed = (each.fit(x, y, epochs=6, initial_epoch=4, verbose=0).history for each in (model, loaded))

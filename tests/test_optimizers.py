@@ -1,5 +1,7 @@
 """The optimizers' settings: config, serialization, names."""
 
+from typing import Annotated
+
 import keras
 import numpy as np
 import pytest
@@ -8,6 +10,9 @@ from scipy.optimize import Bounds, LinearConstraint, NonlinearConstraint
 
 import kormos_opt
 from kormos_opt.optimizers import BFGS, LBFGS, METHODS, NAMES, ScipyBatchOptimizer
+from kormos_opt.optimizers.batch_optimizer import BatchOptimizer
+from kormos_opt.optimizers.settings import Setting, Settings, all_settings, arguments_docstring
+from kormos_opt.stages.options import is_positive_integer
 from tests.problems import compiled, network, regression
 
 pytestmark = pytest.mark.quick
@@ -23,9 +28,10 @@ SETTINGS = {
     "name": "mine",
 }
 NOT_SET = {
+    "dtype": "float64",
     "max_cache_entries": 10,
     "engine": "scipy",
-    "save_memory": "auto",
+    "save_state": "auto",
     "curvature": "exact",
     "x_scale": "auto",
     "polish": False,
@@ -37,6 +43,35 @@ def test_config_round_trip():
     config = LBFGS(**SETTINGS).get_config()
     assert config == {**NOT_SET, **SETTINGS}
     assert LBFGS.from_config(config).get_config() == config
+
+
+def test_a_new_setting_is_one_line(monkeypatch):
+    """It is an argument of every optimizer, checked, an attribute, saved, explained, and found where it is misspelt."""
+    patience = Setting(3, "a positive integer", is_positive_integer, "How long to wait.")
+    monkeypatch.setitem(Settings.__annotations__, "patience", Annotated[int, patience])
+    for optimizer in METHODS:
+        assert optimizer().patience == 3
+        assert optimizer.from_config(optimizer(patience=5).get_config()).patience == 5
+        with pytest.raises(ValueError, match=r"Expected a positive integer. Received: patience=0\."):
+            optimizer(patience=0)
+    assert "    patience: How long to wait. Defaults to `3`." in arguments_docstring()
+    with pytest.raises(ValueError, match="Did you mean patience="):
+        LBFGS(patiense=4)
+
+
+def test_every_setting_is_in_the_docstring():
+    for name in all_settings():
+        assert f"\n    {name}: " in BatchOptimizer.__doc__
+
+
+def test_earlier_names_are_taken():
+    """By programs with a warning, from files without."""
+    with pytest.warns(DeprecationWarning, match="save_memory= is called save_state= now"):
+        assert LBFGS(save_memory=False).save_state is False
+    config = LBFGS(save_state=True).get_config()
+    config["save_memory"] = config.pop("save_state")
+    del config["dtype"]
+    assert LBFGS.from_config(config).save_state is True
 
 
 def test_config_of_the_general_class():
@@ -77,7 +112,7 @@ def test_options_reach_scipy(monkeypatch):
     monkeypatch.setattr(scipy.optimize, "minimize", recording)
     model.fit(x, y, epochs=1, verbose=0)
     assert seen["method"] == "BFGS"
-    assert seen["tol"] == 1e-3
+    assert seen["options"]["gtol"] == 1e-3
     assert seen["options"]["norm"] == 2
     assert seen["options"]["maxiter"] > 1e9
 

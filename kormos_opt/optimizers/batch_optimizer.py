@@ -3,18 +3,24 @@
 What changes during a fit lives in `training/`.
 """
 
-from collections.abc import Sequence
-from typing import Literal
+import inspect
+from typing import Any
 
 import keras
 import numpy as np
 from scipy.optimize import OptimizeResult
-from typing_extensions import Never
+from typing_extensions import Unpack
 
 from kormos_opt.objective import train_step
 from kormos_opt.optimizers import unknown_arguments
 from kormos_opt.optimizers.ownership import OwnedByOneModel
-from kormos_opt.optimizers.settings import check_settings
+from kormos_opt.optimizers.settings import (
+    Settings,
+    all_settings,
+    arguments_docstring,
+    complete,
+    with_new_names,
+)
 from kormos_opt.optimizers.solver_memory import RemembersSolver
 from kormos_opt.training.fit_result import FitResult
 from kormos_opt.training.flat_objective import FlatObjective
@@ -29,38 +35,7 @@ class BatchOptimizer(OwnedByOneModel, RemembersSolver):
 
     Args:
         name: Name of the optimizer. Defaults to `"batchoptimizer"`.
-        batch_size: Rows that are evaluated at a time. It bounds memory and leaves the result alone. Defaults to `None`:
-            as many rows as take about 64 MiB of intermediate results, estimated from the graph. `"auto"` measures
-            what the first rows take, inside recurrent layers too, and takes as many as fill an eighth of the memory.
-            A number is an upper limit. If it would need more than 1/8 of the memory, fewer rows are used and a
-            warning is logged. Models with BatchNormalization always use exactly this number.
-        max_cache_entries: Points whose values `func`, `grad` and `func_and_grad` keep. Defaults to `10`.
-        dtype: Of the flat vector, always `"float64"`, which scipy needs.
-        iterations_per_epoch: Solver iterations that make one Keras epoch. More of them spare small problems the cost
-            of an epoch in the stock loop. Defaults to `1`.
-        cache: Whether the training data is kept in memory: `True`, `False` (every evaluation reads the input pipeline
-            anew), or `"auto"` (kept, up to half of the machine's memory). Defaults to `"auto"`.
-        precision: `"model"` evaluates the objective in the dtypes of the model, `"float64"` in double precision; the
-            weights keep their dtype. `"auto"` begins as the model and goes on in double precision, in the same fit,
-            where rounding hides progress that can still be made. Defaults to `"model"`.
-        save_memory: Whether files carry what the solver knows, so that a fit goes on from them with the very same
-            iterates: `True`, `False`, or `"auto"` (up to 256 MiB). L-BFGS knows 2 m n numbers, for m pairs and n
-            weights, SSBroyden and SSBFGS n^2; the other methods of scipy cannot be saved in the middle. Defaults to
-            `"auto"`.
-        curvature: What methods with second derivatives multiply with: `"exact"`, the Hessian, or `"gauss-newton"`, a
-            matrix that is positive semidefinite for every convex loss. For models that are linear in their weights it
-            is the Hessian. Defaults to `"exact"`.
-        x_scale: The units in which the solver sees the weights, as `scipy.optimize.least_squares` has them: it moves
-            z = weights / x_scale. A positive number, or one for each weight; `"inputs"`, as if the inputs of kernels
-            on the data were standardized (with bounds or constraints: divided by their root mean square); `"jac"`,
-            1 / norm of the column of the Jacobian at the start, which takes n products; `None`, 1; or `"auto"`:
-            `"inputs"` where the sizes of the inputs differ by more than a hundred, which is said once, else 1. Where
-            the precision of f cannot show what a step of length 1 changes, all but `None` look for a longer one first.
-            Numbers are rounded to powers of two. Weights, bounds, constraints, results and files stay in your units;
-            `gtol` is for the gradient that the solver sees. Defaults to `"auto"`.
-        polish: Whether a fit that stops although something is left to gain is finished by truncated Newton steps in
-            double precision, ten at most; each is an iterate. Defaults to `False`.
-        **kwargs: Nothing. Settings of Keras's stochastic optimizers are refused with the reason.
+        {settings}
 
     Raises:
         ValueError: For a value outside those above.
@@ -82,45 +57,14 @@ class BatchOptimizer(OwnedByOneModel, RemembersSolver):
     True
     """
 
-    def __init__(
-        self,
-        name: str | None = "batchoptimizer",
-        batch_size: int | Literal["auto"] | None = None,
-        max_cache_entries: int = 10,
-        dtype: str = "float64",
-        iterations_per_epoch: int = 1,
-        cache: bool | Literal["auto"] = "auto",
-        precision: Literal["model", "float64", "auto"] = "model",
-        save_memory: bool | Literal["auto"] = "auto",
-        curvature: Literal["exact", "gauss-newton"] = "exact",
-        x_scale: float | Sequence[float] | np.ndarray | Literal["auto", "inputs", "jac"] | None = "auto",
-        polish: bool = False,
-        **kwargs: Never,
-    ):
-        for argument, value in kwargs.items():
-            raise ValueError(unknown_arguments.message(type(self), argument, value))
-        check_settings(
-            iterations_per_epoch=iterations_per_epoch,
-            batch_size=batch_size,
-            max_cache_entries=max_cache_entries,
-            dtype=dtype,
-            cache=cache,
-            precision=precision,
-            save_memory=save_memory,
-            curvature=curvature,
-            x_scale=x_scale,
-            polish=polish,
-        )
+    def __init__(self, name: str | None = "batchoptimizer", *in_order: Any, **settings: Unpack[Settings]):
+        named = dict(zip(all_settings(), in_order, strict=False))  # as kormos takes them
+        given = with_new_names(named | settings, is_file=False)
+        for argument in given.keys() - all_settings().keys():
+            raise ValueError(unknown_arguments.message(type(self), argument, given[argument]))
         super().__init__(learning_rate=1.0, name=name)
-        self.iterations_per_epoch = iterations_per_epoch
-        self.batch_size = batch_size
-        self.max_cache_entries = max_cache_entries
-        self.cache = cache
-        self.precision = precision
-        self.save_memory = save_memory
-        self.curvature = curvature
-        self.polish = polish
-        self.x_scale = x_scale if isinstance(x_scale, str) or x_scale is None else np.asarray(x_scale).tolist()
+        for setting, value in complete(given).items():
+            setattr(self, setting, value)
         self._untracked = _Untracked()
 
     def build(self, model, Xyw=None):  # noqa: N803  kormos's name
@@ -239,23 +183,16 @@ class BatchOptimizer(OwnedByOneModel, RemembersSolver):
         train_step.current_record().record_gradients(grads, variables)
 
     def get_config(self):
-        return {
-            "name": self.name,
-            "batch_size": self.batch_size,
-            "max_cache_entries": self.max_cache_entries,
-            "iterations_per_epoch": self.iterations_per_epoch,
-            "cache": self.cache,
-            "precision": self.precision,
-            "save_memory": self.save_memory,
-            "curvature": self.curvature,
-            "x_scale": self.x_scale,
-            "polish": self.polish,
-        }
+        return {"name": self.name, **{setting: getattr(self, setting) for setting in all_settings()}}
 
 
 def _is_array(value):
     """Whether this is an array, in memory or in a file, and no number."""
     return hasattr(value, "shape") and not isinstance(value, np.generic)
+
+
+_DOCSTRING = inspect.cleandoc(BatchOptimizer.__doc__ or "")
+BatchOptimizer.__doc__ = _DOCSTRING.replace("{settings}", arguments_docstring().strip())
 
 
 class _Untracked:

@@ -1,28 +1,14 @@
 """Limited-memory BFGS in its engines: scipy's, ours in the graph, that of TensorFlow Probability."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, TypedDict
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import keras
-import numpy as np
 from typing_extensions import Unpack
 
-from kormos_opt.optimizers.scipy_batch_optimizer import NamedOptimizer
+from kormos_opt.optimizers.scipy_batch_optimizer import NamedOptimizer, StageSettings
 from kormos_opt.stages.options import is_positive_integer
 from kormos_opt.stages.plan import BoundsLike, Plan
-
-
-class _OtherSettings(TypedDict, total=False):
-    bounds: BoundsLike
-    constraints: Any
-    epochs: int | None
-    pretrain_fn: Callable[[keras.Model], Any] | None
-    max_cache_entries: int
-    dtype: str
-    save_memory: bool | Literal["auto"]
-    x_scale: float | Sequence[float] | np.ndarray | Literal["auto", "inputs", "jac"] | None
-    polish: bool
-
 
 _METHODS_OF_ENGINES = {
     "scipy": "L-BFGS-B",
@@ -44,17 +30,15 @@ class LBFGS(NamedOptimizer):
         memory: Pairs of changes that are kept, scipy's `maxcor`. Defaults to `10`.
         tol: As in scipy: sets `ftol` and `gtol`. Defaults to `None`.
         options: Options of scipy's L-BFGS-B, handed over as they are. Defaults to `None`.
-        iterations_per_epoch: Solver iterations that make one Keras epoch. Defaults to `1`.
-        batch_size: Rows that are evaluated at a time. Defaults to `None`: chosen to bound memory.
-        cache: Whether the training data is kept in memory. Defaults to `"auto"`: up to half of the machine's.
-        precision: `"model"`, `"float64"` or `"auto"`. Defaults to `"model"`.
-        name: Name of the optimizer. Defaults to `"lbfgs"`.
         engine: `"scipy"`, L-BFGS-B; `"graph"`, L-BFGS wholly inside the graph, an epoch in one call, under XLA one
             program; `"tfp"`, that of TensorFlow Probability with the Hager-Zhang line search; or `"auto"`: graph where
             it can do the job, scipy with bounds and for data that is streamed or cannot be joined. `result.method` says
             which. The options of graph and tfp are `gtol`, `ftol`, `xtol`, `maxls` (evaluations or iterations of a line
             search), `maxiter` and `maxfun`. Defaults to `"scipy"`.
-        **kwargs: `bounds`, and the other arguments of `ScipyBatchOptimizer`.
+        bounds: As in `ScipyBatchOptimizer`. Defaults to `None`.
+        constraints: None are taken. Defaults to `None`.
+        name: Name of the optimizer. Defaults to `"lbfgs"`.
+        **kwargs: The other arguments of `ScipyBatchOptimizer`.
 
     Raises:
         ValueError: For an option that scipy does not know, or a setting of another kind of optimizer.
@@ -81,28 +65,18 @@ class LBFGS(NamedOptimizer):
         memory: int = 10,
         tol: float | None = None,
         options: Mapping[str, Any] | None = None,
-        iterations_per_epoch: int = 1,
-        batch_size: int | Literal["auto"] | None = None,
-        cache: bool | Literal["auto"] = "auto",
-        precision: Literal["model", "float64", "auto"] = "model",
-        name: str | None = "lbfgs",
+        *,
         engine: Literal["scipy", "graph", "tfp", "auto"] = "scipy",
-        **kwargs: Unpack[_OtherSettings],
+        bounds: BoundsLike = None,
+        constraints: Any = None,
+        name: str | None = "lbfgs",
+        **kwargs: Unpack[StageSettings],
     ):
         if not is_positive_integer(memory):
             raise ValueError(f"Expected a positive integer. Received: memory={memory!r}.")
         if engine not in _METHODS_OF_ENGINES:
             raise ValueError(f'Expected "scipy", "graph", "tfp" or "auto". Received: engine={engine!r}.')
-        super().__init__(
-            tol,
-            None,
-            iterations_per_epoch=iterations_per_epoch,
-            batch_size=batch_size,
-            cache=cache,
-            precision=precision,
-            name=name,
-            **kwargs,
-        )
+        super().__init__(tol, None, bounds, constraints, name, **kwargs)
         self.memory = int(memory)
         self.engine = engine
         preset = {method: {"memory": self.memory} for method in _METHODS_OF_ENGINES.values()}

@@ -10,7 +10,7 @@ from scipy.optimize import Bounds, OptimizeResult
 from typing_extensions import Unpack
 
 from kormos_opt.optimizers.batch_optimizer import BatchOptimizer
-from kormos_opt.optimizers.settings import Settings, deserialized
+from kormos_opt.optimizers.settings import Settings, deserialized, with_new_names
 from kormos_opt.stages import constraints as constraints_of_stages
 from kormos_opt.stages.plan import BoundsLike, Plan, StageArguments
 from kormos_opt.stages.stage import Stage
@@ -138,7 +138,7 @@ class ScipyBatchOptimizer(BatchOptimizer):
     @classmethod
     def from_config(cls, config, custom_objects=None):
         """The inverse of `get_config`, after Keras has serialized it."""
-        config = dict(config)
+        config = with_new_names(config, is_file=True)
         for name in {"pretrain_fn", "options", "bounds", "constraints"} & config.keys():
             config[name] = deserialized(config[name], custom_objects)
         if isinstance(config.get("bounds"), dict) and "scipy.optimize.Bounds" in config["bounds"]:

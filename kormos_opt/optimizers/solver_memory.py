@@ -16,7 +16,7 @@ from kormos_opt.objective.model_state import ModelState
 from kormos_opt.solvers.base import ArraySpec
 from kormos_opt.training.runs.run_state import RunMemory
 
-SAVED_BY_DEFAULT = 256 * 2**20  # bytes that save_memory="auto" puts into files
+SAVED_BY_DEFAULT = 256 * 2**20  # bytes that save_state="auto" puts into files
 _PREFIX = "solver_"  # of the names of arrays in a file
 _DRAWN = "data_"
 _log = logging.getLogger("kormos_opt")
@@ -37,7 +37,7 @@ class DrawnData(NamedTuple):
 
 
 class RemembersSolver(keras.optimizers.Optimizer):
-    """An optimizer whose files carry what its solver knows. Its base has `stages` and `save_memory`."""
+    """An optimizer whose files carry what its solver knows. Its base has `stages` and `save_state`."""
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
@@ -141,13 +141,13 @@ class RemembersSolver(keras.optimizers.Optimizer):
 
     def _saves(self, size):
         """Whether this many bytes go into files."""
-        if self.save_memory != "auto":
-            return self.save_memory
+        if self.save_state != "auto":
+            return self.save_state
         if size > SAVED_BY_DEFAULT and not self._memory.has_said_size:
             self._memory.has_said_size = True
             _log.warning(
                 f"The memory of the solver takes {size / 2**20:.0f} MiB and is left out of files: a fit from a file "
-                "starts the solver afresh from the weights. Pass save_memory=True to keep it, or False to hear no more."
+                "starts the solver afresh from the weights. Pass save_state=True to keep it, or False to hear no more."
             )
         return size <= SAVED_BY_DEFAULT
 

@@ -3,6 +3,7 @@
 import difflib
 import inspect
 
+from kormos_opt.optimizers.settings import all_settings
 from kormos_opt.solvers import registry
 
 # Settings of Keras's stochastic optimizers.
@@ -64,4 +65,5 @@ def _reason(optimizer, argument):
 
 def _arguments(optimizer):
     ours = [owner for owner in optimizer.__mro__ if owner.__module__.partition(".")[0] == "kormos_opt"]
-    return {name for owner in ours for name in inspect.signature(owner.__init__).parameters} - {"self", "kwargs"}
+    named = {name for owner in ours for name in inspect.signature(owner.__init__).parameters}
+    return (named | all_settings().keys()) - {"self", "kwargs", "settings"}

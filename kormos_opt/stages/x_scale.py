@@ -8,22 +8,19 @@ from kormos_opt.solvers.registry import Method
 from kormos_opt.solvers.units import Centered, Units, powers_of_two
 
 NAMED = ("auto", "inputs", "jac")
+EXPECTED = '"auto", "inputs", "jac", None, or positive numbers, one for each weight'
 _CONSTANT = 1e-6  # a deviation, of the size of a column: next to nothing varies
 
 
-def check(x_scale) -> None:
-    """Raises `ValueError` unless it is `None`, one of `NAMED`, or positive numbers."""
+def is_valid(x_scale) -> bool:
+    """Whether it is `None`, one of `NAMED`, or positive numbers."""
     if x_scale is None or (isinstance(x_scale, str) and x_scale in NAMED):
-        return
+        return True
     try:
         values = np.asarray(x_scale, "float64")
     except (TypeError, ValueError):
-        values = np.zeros(1)
-    if values.ndim > 1 or not (np.isfinite(values) & (values > 0)).all():
-        raise ValueError(
-            'Expected "auto", "inputs", "jac", None, or positive numbers, one for each weight. '
-            f"Received: x_scale={x_scale!r:.200}."
-        )
+        return False
+    return values.ndim <= 1 and bool((np.isfinite(values) & (values > 0)).all())
 
 
 def of_weights(x_scale, size: int) -> np.ndarray:

@@ -13,7 +13,7 @@ class Reason(Enum):
         "file",
         "This model was trained before: the solver starts afresh from its weights. What it knew of the iterations "
         "before is gone: compile() never carries it, and files carry it of L-BFGS, SSBroyden and "
-        "SSBFGS alone, with save_memory=True or if it is small.",
+        "SSBFGS alone, with save_state=True or if it is small.",
     )
     OTHER_MEMORY = (
         "memory",
