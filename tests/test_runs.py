@@ -129,13 +129,6 @@ def test_a_result_is_completed():
     assert {name: run.result[name] for name in expected} == expected
 
 
-def test_awaited_is_the_evaluation_that_comes_next():
-    run, _ = run_of(Script(([2.0],), ([1.0],))(np.array([4.0])))
-    assert run.awaited().x == 4
-    run.iterate()
-    assert run.awaited().x == 1
-
-
 def test_counts_go_on_from_another_run():
     first, _ = run_of(Script(([2.0],), ([1.0],), ([0.5],))(np.array([4.0])))
     first.iterate()

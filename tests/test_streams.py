@@ -10,7 +10,7 @@ import tensorflow as tf
 
 import kormos_opt
 from kormos_opt.data.batches import Batches
-from tests.helpers import flat_weights, with_dropout_and_batchnorm
+from tests.helpers import flat_weights
 from tests.problems import compiled, network, regression
 
 X, Y = regression(dtype="float64")
@@ -101,95 +101,59 @@ def test_the_budget_counts_what_arrives(monkeypatch, caplog):
         assert sum("reads it anew" in record.getMessage() for record in caplog.records) == streams
 
 
-class Watch(keras.callbacks.Callback):
-    """The weights and seeds that a callback sees after every batch."""
-
-    def __init__(self):
-        super().__init__()
-        self.epochs, self.steps = [], []
-
-    def look(self):
-        return flat_weights(self.model), [each.numpy() for each in self.model.non_trainable_variables]
-
-    def on_train_begin(self, logs=None):
-        self.epochs.append(self.look())
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self.steps.append([])
-
-    def on_train_batch_end(self, batch, logs=None):
-        self.steps[-1].append((batch, logs, *self.look()))
-
-    def on_epoch_end(self, epoch, logs=None):
-        self.epochs.append(self.look())
+def test_an_epoch_is_one_batch_for_callbacks(float64):
+    """As for data in memory: at its end the weights are those of the iterate."""
+    seen = []
+    watch = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: seen.append((batch, logs["loss"])))
+    _, history, _ = fitted(batches(), kormos_opt.LBFGS(cache=False), epochs=4, callbacks=[watch])
+    assert seen == [(0, loss) for loss in history["loss"]]
 
 
-@pytest.mark.parametrize("make", [network, with_dropout_and_batchnorm])
-def test_progress_is_shown_batch_by_batch_at_the_last_iterate(make, float64):
-    watch = Watch()
-    _, history, _ = fitted(batches(), kormos_opt.LBFGS(cache=False), make=make, epochs=4, callbacks=[watch])
-    assert [[batch for batch, *_ in steps] for steps in watch.steps] == [list(range(BATCHES))] * 4
-    for epoch, steps in enumerate(watch.steps):
-        weights, state = watch.epochs[epoch]
-        for _, logs, seen, seen_state in steps[:-1]:
-            np.testing.assert_array_equal(seen, weights)
-            for one, other in zip(seen_state, state, strict=True):
-                np.testing.assert_array_equal(one, other)
-            if epoch:
-                assert logs["loss"] == history["loss"][epoch - 1]
-    assert watch.steps[1][-1][1]["loss"] == history["loss"][1]
-
-
-@pytest.mark.parametrize("optimizer", [kormos_opt.LBFGS, kormos_opt.NewtonCG, kormos_opt.NelderMead, kormos_opt.COBYQA])
-def test_going_batch_by_batch_changes_nothing(optimizer, monkeypatch, float64):
-    stepping = fitted(batches(), optimizer(cache=False), epochs=4)
-    monkeypatch.setattr("kormos_opt.data.full_batch.BatchList.steps", 1)
-    at_once = fitted(batches(), optimizer(cache=False), stepping[-1], epochs=4)
-    np.testing.assert_array_equal(flat_weights(stepping[0]), flat_weights(at_once[0]))
-    assert stepping[1] == at_once[1]
-
-
-@pytest.mark.parametrize("when", ["stop", "raise"])
-def test_an_end_between_two_batches_keeps_the_last_iterate(when, float64):
+@pytest.mark.parametrize("how", ["raise", "stop"])
+def test_an_end_in_a_callback_keeps_the_last_iterate(how, float64):
     whole = fitted(batches(), kormos_opt.LBFGS(cache=False), epochs=6)
 
     class End(keras.callbacks.Callback):
-        def on_train_batch_end(self, batch, logs=None):
-            if batch == 4 and self.model.optimizer.iterations == 3:
-                if when == "raise":
-                    raise InterruptedError
+        def on_epoch_end(self, epoch, logs=None):
+            if epoch == 2:
                 self.model.stop_training = True
+                if how == "raise":
+                    raise InterruptedError
 
     model = compiled(network(), kormos_opt.LBFGS(cache=False))
     model.set_weights(whole[-1])
     try:
         model.fit(batches(), epochs=6, callbacks=[End()], verbose=0)
     except InterruptedError:
-        assert when == "raise"
-    third = fitted(batches(), kormos_opt.LBFGS(cache=False), whole[-1], epochs=3)
-    np.testing.assert_array_equal(flat_weights(model), flat_weights(third[0]))
-    if when == "stop":
-        rows = model.fit(batches(), epochs=6, initial_epoch=3, verbose=0).history
-        assert rows["loss"] == whole[1]["loss"][3:]
-    else:
-        assert len(model.fit(batches(), epochs=2, verbose=0).history["loss"]) == 2
-
-
-@pytest.mark.parametrize("how", ["raise", "stop"])
-def test_an_end_in_the_very_first_evaluation(how, float64):
-    class End(keras.callbacks.Callback):
-        def on_train_batch_end(self, batch, logs=None):
-            if how == "raise":
-                raise InterruptedError
-            self.model.stop_training = True
-
-    model = compiled(network(), kormos_opt.LBFGS(cache=False))
-    before = flat_weights(model)
-    try:
-        model.fit(batches(), epochs=3, callbacks=[End()], verbose=0)
-    except InterruptedError:
         assert how == "raise"
-    np.testing.assert_array_equal(flat_weights(model), before)
+    rows = model.fit(batches(), epochs=6, initial_epoch=3, verbose=0).history
+    assert rows["loss"] == whole[1]["loss"][3:]
+
+
+def interrupted_batches(at):
+    """The batches, and an interruption at one of them."""
+    count = 0
+
+    def rows():
+        nonlocal count
+        for start in range(0, len(X), 7):
+            count += 1
+            if count == at:
+                raise InterruptedError("the disk is gone")
+            yield X[start : start + 7], Y[start : start + 7]
+
+    specs = tuple(tf.TensorSpec((None, part.shape[1]), part.dtype) for part in (X, Y))
+    return tf.data.Dataset.from_generator(rows, output_signature=specs)
+
+
+@pytest.mark.parametrize("at", [BATCHES + 3, 3 * BATCHES + 3], ids=["in the first evaluation", "later"])
+def test_an_error_between_two_batches_keeps_the_last_iterate(at, float64):
+    model = compiled(network(), kormos_opt.LBFGS(cache=False))
+    before, seen = flat_weights(model), []
+    watch = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: seen.append(flat_weights(model)))
+    with pytest.raises(Exception, match="the disk is gone"):
+        model.fit(interrupted_batches(at), epochs=6, callbacks=[watch], verbose=0)
+    np.testing.assert_array_equal(flat_weights(model), [before, *seen][-1])
     assert len(model.fit(batches(), epochs=2, verbose=0).history["loss"]) == 2
 
 
@@ -210,7 +174,7 @@ def test_chains_go_on_from_stage_to_stage(methods, float64):
     assert_same_fit(kept, fitted(batches(), chain(False), kept[-1], epochs=7))
 
 
-def test_a_callback_may_evaluate_between_batches(float64):
+def test_a_callback_may_evaluate_in_an_epoch(float64):
     class Evaluate(keras.callbacks.Callback):
         def on_train_batch_end(self, batch, logs=None):
             self.model.evaluate(X[:3], Y[:3], verbose=0)
@@ -260,11 +224,11 @@ def other_labels(number, x, y):
 )
 def test_data_that_changes_is_an_error(change, message, float64):
     model = compiled(network(), kormos_opt.LBFGS(cache=False))
-    watch = Watch()
+    seen = []
+    watch = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: seen.append(flat_weights(model)))
     with pytest.raises(RuntimeError, match=message):
         model.fit(changing(change), epochs=9, callbacks=[watch], verbose=0)
-    np.testing.assert_array_equal(flat_weights(model), watch.epochs[-1][0])
-    assert len(watch.epochs) > 1
+    np.testing.assert_array_equal(flat_weights(model), seen[-1])
 
 
 def shuffled(number, x, y):

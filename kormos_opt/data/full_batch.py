@@ -26,7 +26,6 @@ class WholeTensors(NamedTuple):
 
     data: tuple
     rows: int
-    steps = 1
 
 
 class BatchList(NamedTuple):
@@ -40,13 +39,13 @@ class BatchList(NamedTuple):
     batches: Iterable
     rows: int
 
-    @property
-    def steps(self) -> int:
-        """How many batches a stream draws in a pass, 1 for those in memory."""
-        return max(getattr(self.batches, "batch_count", 1), 1)
-
 
 FullBatch = WholeTensors | BatchList
+
+
+def is_stream(full_batch: FullBatch) -> bool:
+    """Whether every pass reads the data anew from the input pipeline."""
+    return isinstance(full_batch, BatchList) and not isinstance(full_batch.batches, list)
 
 
 def first_chunk(full_batch: FullBatch, replicas: Replicas | None, rows: int):

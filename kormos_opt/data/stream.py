@@ -27,7 +27,6 @@ class Stream:
 
     Attributes:
         rows: How many rows they have together.
-        batch_count: How many batches there are.
         first_batch: The first one, kept so that no pass is begun for the shapes alone.
     """
 
@@ -35,7 +34,7 @@ class Stream:
         self._batches = batches
         self._first = self._all = None
         self._is_shuffled = False
-        self.rows = self.batch_count = 0
+        self.rows = 0
         self.first_batch = None
         for _ in self._read():
             pass
@@ -45,20 +44,19 @@ class Stream:
 
     def _read(self):
         """All batches, in every pass with the fingerprints of all rows added up: a sum knows no order."""
-        rows = batches = content = 0
+        rows = content = 0
         is_first_pass, is_reordered = self._all is None, False
-        for batch in self._batches:
+        for number, batch in enumerate(self._batches):
             prints = _fingerprints(batch)
-            if is_first_pass and batches == 0:
+            if is_first_pass and number == 0:
                 self._first, self.first_batch = prints, batch
-            elif batches == 0:
+            elif number == 0:
                 is_reordered = not np.array_equal(prints, self._first)
             content = (content + int(prints.sum(dtype=np.uint64))) % 2**64
             rows += len(prints)
-            batches += 1
             yield batch
         if is_first_pass:
-            self.rows, self.batch_count, self._all = rows, batches, content
+            self.rows, self._all = rows, content
         elif rows != self.rows:
             raise RuntimeError(_OTHER_ROWS.format(self.rows, rows))
         elif content != self._all:

@@ -33,7 +33,7 @@ def fit(stock: Callable, model: keras.Model, arguments: dict, callback_list: Cal
     arguments, train_function = dict(arguments), model.train_function
     arguments["validation_batch_size"] = arguments["validation_batch_size"] or arguments["batch_size"]
     full_batch = train_function.collect(**{name: arguments.pop(name) for name in _DATA_ARGUMENTS})
-    steps = model.steps_per_execution * full_batch.steps
+    steps = model.steps_per_execution  # one call of the train function
     callbacks = callback_list(model, steps, **arguments)
     arguments["callbacks"] = callbacks
     epochs = arguments["epochs"] - arguments["initial_epoch"]

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from kormos_opt.data.full_batch import BatchList, FullBatch, batches_of
 from kormos_opt.objective import input_sizes, starting_point
-from kormos_opt.objective.batch_pass import BatchPass
+from kormos_opt.objective.batch_pass import over_batches
 from kormos_opt.objective.chunk_sums import PassResult
 from kormos_opt.objective.evaluation import Evaluation
 from kormos_opt.objective.input_sizes import InputSizes
@@ -55,14 +55,6 @@ class BoundObjective:
             gradient: Whether the gradient is computed. Defaults to `True`.
         """
         return self._evaluation(x, self._over("gradient" if gradient else "value", x))
-
-    def begin(self, x: np.ndarray, gradient: bool = True) -> BatchPass:
-        """`evaluate` over batches, which the caller goes through one at a time."""
-        return self._over_batches("gradient" if gradient else "value", (tf.constant(x),))
-
-    def end(self, steps: BatchPass, x: np.ndarray) -> Evaluation:
-        """The evaluation at `x` that `begin` began."""
-        return self._evaluation(x, steps.finish())
 
     def products(self, x: np.ndarray, p: np.ndarray) -> np.ndarray:
         """The Hessian at `x` times `p` of shape `(n,)`, or times every row of `p` of shape `(k, n)`."""
@@ -140,15 +132,13 @@ class BoundObjective:
     def _over(self, name, *point) -> PassResult:
         point = tuple(tf.constant(array) for array in point)
         if isinstance(self.data, BatchList):
-            return self._over_batches(name, point).finish()
+            full_pass, batches = self.objective.passes[name], self.data.batches
+            return over_batches(full_pass, batches, point, self.rows, self.loss_denominators)
         if name not in self._over_whole:
             self._over_whole[name] = self.objective.passes[name].over_whole(
                 self.data, self.objective.rows_per_chunk, self.rows, self.loss_denominators
             )
         return self._over_whole[name](point)
-
-    def _over_batches(self, name, point):
-        return BatchPass(self.objective.passes[name], self.data.batches, point, self.rows, self.loss_denominators)
 
     def _evaluation(self, x, result):
         loss, *jac = result.sums

@@ -9,7 +9,7 @@ import tensorflow as tf
 from kormos_opt.data.full_batch import BatchList, FullBatch
 from kormos_opt.data.rows import every_row, rows_between, rows_of
 from kormos_opt.objective import precision
-from kormos_opt.objective.batch_pass import BatchPass
+from kormos_opt.objective.batch_pass import over_batches
 from kormos_opt.objective.objective import Objective
 from kormos_opt.objective.starting_point import beside
 
@@ -63,9 +63,9 @@ def _evaluated(objective, batches, rows, x):
     total, point = tf.constant(rows, tf.float64), (tf.constant(x),)
     denominators = tf.zeros((0,), tf.float64)
     if objective.terms.counted_losses:
-        counted = BatchPass(objective.passes["denominators"], batches, point, total, denominators).finish()
+        counted = over_batches(objective.passes["denominators"], batches, point, total, denominators)
         (denominators,) = counted.sums
-    loss, gradient = BatchPass(objective.passes["gradient"], batches, point, total, denominators).finish().sums
+    loss, gradient = over_batches(objective.passes["gradient"], batches, point, total, denominators).sums
     return float(loss) / rows, gradient.numpy() / rows
 
 

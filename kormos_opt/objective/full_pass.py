@@ -1,7 +1,7 @@
 """One pass over the full batch at one point x: assigns x, adds up, and puts the model's state back.
 
-A pass over whole tensors is one call of one `tf.function`. A pass over batches can stop between any two of them. Where
-the rows are is the business of a part:
+A pass over whole tensors is one call of one `tf.function`, one over batches a call for each. Where the rows are is the
+business of a part:
 
     OneReplica      all of them in this process
     ReplicaPass     each replica of a strategy has its own
@@ -56,12 +56,6 @@ class Part(Protocol):
 
     def total(self, taken, point) -> PassResult:
         """The result of all processes from what this one has `taken`."""
-
-    def save(self) -> Any:
-        """The state of the model between two batches."""
-
-    def restore(self, moved) -> None:
-        """Goes back to where `save` was called."""
 
     def give_up(self, point) -> None:
         """Tells other processes that this one cannot go on."""
@@ -150,17 +144,6 @@ class FullPass:
         self._state.restore(accumulator.before)
         return self._part.total(taken, point)
 
-    def suspend(self, accumulator: Accumulator):
-        """Puts the model's state back between two batches. Returns what `resume` needs."""
-        moved = self._part.save()
-        self._state.restore(accumulator.before)
-        return moved
-
-    def resume(self, point, moved) -> None:
-        """Goes back to where `suspend` was called."""
-        self._assign(point[0])
-        self._part.restore(moved)
-
     def give_up(self, accumulator: Accumulator, point) -> None:
         """Ends a pass over batches that cannot go on."""
         self._state.restore(accumulator.before)
@@ -222,14 +205,6 @@ class OneReplica:
     def total(self, taken: PassResult, point) -> PassResult:
         """What was taken: there are no others."""
         return taken
-
-    def save(self):
-        """The state of the model between two batches."""
-        return self._state.save_all()
-
-    def restore(self, moved) -> None:
-        """Goes back to where `save` was called."""
-        self._state.restore_all(moved)
 
     def give_up(self, point) -> None:
         """There is nobody to tell."""

@@ -38,16 +38,6 @@ class ModelState:
         for variable, value in zip(self.variables, values, strict=True):
             variable.assign(value)
 
-    def save_all(self) -> list[tf.Tensor]:
-        """The values of the non-trainable variables and of the metrics."""
-        return [*self.save(), *(tf.identity(variable.value) for variable in self.metrics)]
-
-    def restore_all(self, values: list[tf.Tensor]) -> None:
-        """Assigns what `save_all` returned."""
-        variables = *self.variables, *self.metrics
-        for variable, value in zip(variables, values, strict=True):
-            variable.assign(value)
-
     @property
     def seeds(self) -> list[keras.Variable | tf.Variable]:
         """The states of the seed generators, each of shape `(2,)`."""

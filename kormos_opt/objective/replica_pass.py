@@ -49,8 +49,6 @@ class ReplicaPass:
         self._as_graph = as_graph
         self._add = functools.cache(lambda structure: as_graph(functools.partial(self._run_add, structure)))
         self._start = as_graph(lambda point: run(self._start_on_replica, point))
-        self._save = as_graph(lambda: run(state.save_all))
-        self._restore = as_graph(lambda values: run(state.restore_all, values))
         self._vectors = as_graph(lambda local, point: run(self._vector, local, point))
         self._result = as_graph(self._run_result)
 
@@ -79,6 +77,7 @@ class ReplicaPass:
     def add(self, local, point, chunk, total_rows, loss_denominators):
         """One more batch, whose rows are shared among the replicas of this process."""
         parts, structure = flat(self._replicas.distribute(chunk, int(rows_of(chunk))))
+        self._chunks.count(chunk)
         return self._add(structure)(local, point, total_rows, loss_denominators, *parts)
 
     def taken(self, local, point):
@@ -88,14 +87,6 @@ class ReplicaPass:
     def total(self, taken, point) -> PassResult:
         """What the vectors of all replicas everywhere add up to."""
         return self._result(self._replicas.sum(taken), point)
-
-    def save(self):
-        """The state of each replica between two batches."""
-        return self._save()
-
-    def restore(self, moved) -> None:
-        """Goes back to where `save` was called."""
-        self._restore(moved)
 
     def give_up(self, point) -> None:
         """Tells the other workers that this one cannot go on."""

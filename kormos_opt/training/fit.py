@@ -77,15 +77,6 @@ class Fit:
         self._take_objective()
         self._weights = self._objective.parameters.ravel()
 
-    def batch(self) -> dict:
-        """One batch of a stream, as logs. The model is then again what it was, whatever a callback does with it."""
-        self._begin_epoch()
-        self._begin_stage()
-        request = self._progress.run.awaited()
-        if request is not None:
-            self._answers.add_batch(request)
-        return {} if self._progress.run.accepted is None else self._logs()
-
     def epoch(self, iterations: int) -> dict:
         """So many iterations of the solver, as logs."""
         progress = self._progress
@@ -115,7 +106,6 @@ class Fit:
         self._begin_epoch()
         if progress.run is not None:
             progress.run.prepare()
-        self.forget()
         change()
         self._take_objective()
         if progress.run is None:
@@ -125,7 +115,6 @@ class Fit:
 
     def abandon(self, is_interrupt: bool) -> None:
         """After an error: puts the model back to the last accepted iterate. After Ctrl-C the run stays where it can."""
-        self.forget()
         progress, run = self._progress, self._progress.run
         survives = is_interrupt and run is not None and run.survives_interrupt()
         if run is not None and run.accepted is not None:
@@ -139,10 +128,6 @@ class Fit:
         self._is_new_epoch = True
         if not survives:
             progress.close_after_error()
-
-    def forget(self) -> None:
-        """Gives up an evaluation that was begun."""
-        self._answers.forget()
 
     def _take_objective(self):
         self._objective = self._bind()
@@ -214,7 +199,6 @@ class Fit:
         if start is not None and before is None:
             before = progress.run
         progress.close()
-        self.forget()
         if pretrain and progress.stage.pretrain_fn is not None:
             self._pretrain(progress.stage.pretrain_fn)
         progress.stage.check(self._objective.parameters)

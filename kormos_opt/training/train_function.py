@@ -120,9 +120,7 @@ class TrainFunction:
                 self._session = _Session(data, make_fit, sign_of_life)
                 yield
         finally:
-            session, self._session = self._session, None
-            if session is not None and session.is_begun:
-                session.fit.forget()
+            self._session = None
             if progress.run is not None and progress.run.accepted is None:
                 progress.close()
             elif progress.is_suspended and self._model.stop_training:
@@ -137,10 +135,7 @@ class TrainFunction:
             return self._on_batch(iterator)
         if isinstance(iterator, types.GeneratorType):
             self._refuse_nested()
-        if self._session.ends_epoch():
-            return self.epoch()
-        with self._guarded() as fit:
-            return fit.batch()
+        return self.epoch()
 
     def epoch(self) -> dict:
         """Inside `fitting`: one epoch, as logs."""
@@ -181,7 +176,7 @@ class TrainFunction:
             fit.change_data(functools.partial(setattr, self._session, "data", data))
 
     def _collect_arrays(self, x, y=None, sample_weight=None):
-        if self._session.data.steps > 1:
+        if full_batch.is_stream(self._session.data):
             raise ValueError(
                 "Expected a fit on data in memory: new data can replace it then. Received: data that is streamed. "
                 "Give fit arrays, or the optimizer cache=True."
@@ -292,7 +287,6 @@ class _Session:
         self.data = data
         self.at_work = at_work
         self._make_fit = make_fit
-        self._calls = 0
         self._is_renewed = False
 
     @functools.cached_property
@@ -305,14 +299,8 @@ class _Session:
         """Whether there was a first step."""
         return "fit" in vars(self)
 
-    def ends_epoch(self) -> bool:
-        """Whether this call is the last one of an epoch. A stream has one for each batch."""
-        self._calls += 1
-        return self._calls % self.data.steps == 0
-
     def renew(self) -> None:
         """Begins again at the next step."""
         if self.is_begun:
-            self.fit.forget()
             del self.fit
             self._is_renewed = True

@@ -1,4 +1,4 @@
-"""Answers the requests of a solver during one fit, in one go or batch by batch."""
+"""Answers the requests of a solver during one fit."""
 
 from __future__ import annotations
 
@@ -6,13 +6,10 @@ import functools
 
 import numpy as np
 
-from kormos_opt.objective.batch_pass import BatchPass
 from kormos_opt.objective.bound_objective import BoundObjective
 from kormos_opt.objective.build import residuals_of
 from kormos_opt.objective.evaluation import Evaluation
 from kormos_opt.solvers.base import (
-    EvaluateValue,
-    EvaluateWithGradient,
     Jacobian,
     JacobianProduct,
     OfResiduals,
@@ -32,21 +29,15 @@ class FitAnswers:
 
     def __init__(self, objective: BoundObjective):
         self.objective = objective
-        self._begun: BatchPass | None = None
         self._is_first = self._are_first_residuals = True
 
     def evaluate(self, x: np.ndarray, gradient: bool) -> Evaluation:
-        """f at `x`, and its gradient; what `add_batch` has begun is brought to its end.
+        """f at `x`, and its gradient.
 
         Raises:
             ValueError: If the first evaluation leaves other weights than it was given.
         """
-        begun, self._begun = self._begun, None
-        if begun is None:
-            evaluation = self.objective.evaluate(x, gradient)
-        else:
-            begun.resume()
-            evaluation = self.objective.end(begun, x)
+        evaluation = self.objective.evaluate(x, gradient)
         if self._is_first:
             self._check_weights(x)
         self._is_first = False
@@ -83,24 +74,6 @@ class FitAnswers:
         """The states of the model's seed generators, int64 of shape `(count, 2)`."""
         states = [seed.numpy() for seed in self.objective.state.seeds]
         return np.reshape(states, (len(states), 2)).astype("int64")
-
-    def add_batch(self, request: EvaluateWithGradient | EvaluateValue) -> None:
-        """Adds one batch to the evaluation that is asked for. The model is then again what it was."""
-        parameters = self.objective.parameters
-        weights = parameters.ravel()
-        if self._begun is None:
-            self._begun = self.objective.begin(request.x, isinstance(request, EvaluateWithGradient))
-        else:
-            self._begun.resume()
-        self._begun.step()
-        self._begun.suspend()
-        parameters.assign(weights)
-
-    def forget(self) -> None:
-        """Gives up what `add_batch` has begun."""
-        if self._begun is not None:
-            self._begun.close()
-        self._begun = None
 
     def _check_weights(self, x):
         parameters = self.objective.parameters

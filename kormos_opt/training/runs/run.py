@@ -9,7 +9,6 @@ import numpy as np
 from scipy.optimize import OptimizeResult
 
 from kormos_opt.objective.evaluation import Evaluation
-from kormos_opt.solvers.base import EvaluateValue, EvaluateWithGradient
 from kormos_opt.solvers.endings import Ending
 from kormos_opt.training.runs.run_state import RunMemory
 
@@ -138,10 +137,6 @@ class Run:
         self.nhev += nhev
         for name, more in (("nfev", nfev), ("njev", nfev), ("nhev", nhev)):
             self.result[name] = self.result.get(name, 0) + more
-
-    def awaited(self) -> EvaluateWithGradient | EvaluateValue | None:
-        """The evaluation that the next iteration begins with, if it is known."""
-        return None
 
     def close(self) -> None:
         """Ends the solver and frees what it holds."""

@@ -101,15 +101,6 @@ class SolverRun(Run):
             arrays=self.arrays,
         )
 
-    def awaited(self) -> EvaluateWithGradient | EvaluateValue | None:
-        """The evaluation that the solver waits for, unless it is known already."""
-        if self._request is None:
-            self._send(None)
-        request = self._request
-        if self.result is not None or not isinstance(request, (EvaluateWithGradient, EvaluateValue)):
-            return None
-        return request if self._evaluations.at(request.x, isinstance(request, EvaluateWithGradient)) is None else None
-
     def close(self) -> None:
         """Ends the solver and frees what it holds."""
         self._solver.close()
