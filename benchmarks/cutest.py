@@ -139,7 +139,7 @@ def ours(name: str, problem: Counted) -> None:
 
     has_gradient = method.derivatives != "none"
     solver = in_own_variables(start, problem.start, limits, [], method.unlimited, derivatives=has_gradient)
-    resolution = np.finfo("float64").eps if method.ends_at_resolution else None
+    resolution = np.finfo("float64").eps if method.stops_at_precision else None
     answer(safeguard(solver, "float64", resolution), problem)
 
 

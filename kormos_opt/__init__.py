@@ -39,7 +39,7 @@ from kormos_opt.inference.names import weight_names
 from kormos_opt.inference.summary import Summary, summary
 from kormos_opt.integration.install import install
 from kormos_opt.keras_internals import xla_gradients
-from kormos_opt.objective.squares import mean_square
+from kormos_opt.objective.residual_recorder import mean_square
 from kormos_opt.optimizers.chain import Chain
 from kormos_opt.optimizers.lbfgs import LBFGS
 from kormos_opt.optimizers.least_squares import LevenbergMarquardt

@@ -8,11 +8,11 @@ import numpy as np
 from kormos_opt.objective.evaluation import Evaluation
 from kormos_opt.objective.flat_parameters import FlatParameters
 from kormos_opt.solvers.base import EvaluateValue, EvaluateWithGradient, Iterate
-from kormos_opt.solvers.endings import Ending
+from kormos_opt.solvers.termination import TerminationReason
 
 
-class NumpyAnswers:
-    """The `Answers` of a run, from a function of numpy.
+class NumpyOracle:
+    """The `Oracle` of a run, from a function of numpy.
 
     Args:
         fun: Called with x. Returns f and its gradient.
@@ -32,7 +32,7 @@ class NumpyAnswers:
         fun, jac = self._fun(x)
         return Evaluation(x, fun, jac if gradient else None, {}, [])
 
-    def products(self, x, p):
+    def hvps(self, x, p):
         self.asked.append(("product", x))
         return p @ self._hessian(x)
 
@@ -44,12 +44,12 @@ class NumpyAnswers:
             raise ValueError("Expected a finite loss at the starting point.")
 
 
-class NumpyObjective(NumpyAnswers):
+class NumpyObjective(NumpyOracle):
     """A bound objective whose weights are one Keras variable, for a `Fit` without a model.
 
     Attributes:
         moved: What the state of a model would be: how often it was put back.
-        outside: What f reads beside the weights; set `names` to say that it has changed.
+        captured: What f reads beside the weights; set `names` to say that it has changed.
     """
 
     seeds = ()
@@ -61,7 +61,7 @@ class NumpyObjective(NumpyAnswers):
         self.moved = 0
         self.names = []
         settings = SimpleNamespace(float64=True)
-        self.objective = SimpleNamespace(outside=self, dtype="float64", log_names=set(), settings=settings)
+        self.objective = SimpleNamespace(captured=self, dtype="float64", log_names=set(), settings=settings)
         self.state = self
         self.may_change_unseen, self.is_random, self.random_operations = False, False, []
         self.foreign_names = lambda model: []
@@ -96,14 +96,14 @@ class Script:
 
     Args:
         *steps: Points; in a tuple `(x,)` it is an iterate too.
-        ending: How it ends. Defaults to `Ending.ALL_FIXED`, which nobody doubts.
+        ending: How it ends. Defaults to `TerminationReason.ALL_FIXED`, which nobody doubts.
         derivatives: Whether it asks for gradients. Defaults to `True`.
 
     Attributes:
         closed: Whether it was closed before its end.
     """
 
-    def __init__(self, *steps, ending=Ending.ALL_FIXED, derivatives=True):
+    def __init__(self, *steps, ending=TerminationReason.ALL_FIXED, derivatives=True):
         self._steps = steps
         self._ending = ending
         self._ask = EvaluateWithGradient if derivatives else EvaluateValue

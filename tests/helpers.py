@@ -79,7 +79,7 @@ def assert_weights(model, weights):
 def operations_of_an_iteration(model, x, y):
     """The operations in the graph of an iteration of a solver in the graph, at any depth."""
     (step,) = model.train_function._progress.run._step.compiled.values()
-    _, data = prepared(model, x, y).inside()
+    _, data = prepared(model, x, y).graph_function()
     graph = step.get_concrete_function(tf.constant(1), (), *data).graph.as_graph_def()
     return {node.op for node in graph.node} | {node.op for f in graph.library.function for node in f.node_def}
 
@@ -90,8 +90,8 @@ def collectives(objective, name):
     AddN is counted outside of the replicas only, where it is the sum over them.
     """
     size = objective.parameters.size
-    run, data = objective.objective.passes[name].inside(objective.data, 7)
-    point = (tf.zeros(size, tf.float64),) * (2 if name == "product" else 1)
+    run, data = objective.objective.passes[name].graph_function(objective.data, 7)
+    point = (tf.zeros(size, tf.float64),) * (2 if name == "hvp" else 1)
     whole = tf.function(lambda: run(point, objective.rows, objective.loss_denominators, *data))
     graph = whole.get_concrete_function().graph.as_graph_def()
     outside = Counter(node.op for node in graph.node)

@@ -7,7 +7,7 @@ from pathlib import Path
 from kormos_opt import LBFGS
 from kormos_opt.optimizers import unknown_arguments
 from kormos_opt.optimizers.settings import all_settings
-from kormos_opt.solvers.endings import Ending
+from kormos_opt.solvers.termination import TerminationReason
 from kormos_opt.training.fit import AFTER_AN_ERROR
 
 PACKAGE = Path(__file__).parents[1] / "kormos_opt"
@@ -30,11 +30,14 @@ def all_messages() -> dict[str, str]:
         for text, line in _sentences(ast.parse(path.read_text())):
             said.setdefault(text, f"{path.relative_to(PACKAGE.parent)}:{line}")
     said |= {
-        _with_gaps(ending.value[0]): f"Ending.{ending.name}" for ending in Ending if ending is not Ending.INTERRUPTED
+        _with_gaps(reason.value[0]): f"TerminationReason.{reason.name}"
+        for reason in TerminationReason
+        if reason is not TerminationReason.INTERRUPTED
     }
     how = {"how": "Not converged", "nit": GAP, "where": GAP, "what_next": GAP}
     said |= {
-        Ending.INTERRUPTED.message(**how | words): "Ending.INTERRUPTED" for words in ({}, {"how": AFTER_AN_ERROR[1]})
+        TerminationReason.INTERRUPTED.message(**how | words): "TerminationReason.INTERRUPTED"
+        for words in ({}, {"how": AFTER_AN_ERROR[1]})
     }
     said |= {
         f"Expected {setting.expected}. Received: {name}={GAP}.": f"Settings.{name}"

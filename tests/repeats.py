@@ -133,7 +133,7 @@ KEPT = {
     "test_strategies.py::test_eager_and_compiled_models": ["how1"],
     "test_strategies.py::test_iterates_are_those_of_one_device": ["three replicas-scipy", "three replicas-graph"],
     "test_strategies.py::test_masks_weigh_with_their_valid_entries": ["chunked"],
-    "test_strategies.py::test_one_sum_over_replicas_an_evaluation": ["gradient", "product"],
+    "test_strategies.py::test_one_sum_over_replicas_an_evaluation": ["gradient", "hvp"],
     "test_strategies.py::test_penalties_count_once_whatever_the_reduction": ["sum-streaming"],
     "test_strategies.py::test_stop_and_resume_is_never_stopped": ["LBFGS"],
     "test_put_back.py::test_random_numbers_without_a_state_are_never_converged": ["uniform"],

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 import kormos_opt
 from kormos_opt.training import model_warnings
-from kormos_opt.training.progress_heartbeat import SignOfLife
+from kormos_opt.training.progress_heartbeat import ProgressHeartbeat
 from tests.problems import compiled, linear, network, rebound, regression
 
 layers = keras.layers
@@ -157,7 +157,7 @@ def test_sign_of_life_shows_rows_and_is_gone(monkeypatch):
     monkeypatch.setattr("kormos_opt.training.progress_heartbeat._AFTER", 0.05)
     monkeypatch.setattr("kormos_opt.training.progress_heartbeat._EVERY", 0.02)
     rows, shown = [100], []
-    with SignOfLife(shown.append, lambda: rows[0]) as watch:
+    with ProgressHeartbeat(shown.append, lambda: rows[0]) as watch:
         with watch.epoch():
             rows[0] = 130
             time.sleep(0.3)

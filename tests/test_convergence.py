@@ -9,8 +9,8 @@ import tensorflow as tf
 
 import kormos_opt
 from kormos_opt.optimizers import ScipyBatchOptimizer
-from kormos_opt.solvers.endings import Ending
 from kormos_opt.solvers.remaining_gain import PRODUCTS, remaining_gain
+from kormos_opt.solvers.termination import TerminationReason
 from kormos_opt.solvers.testing import drive
 from kormos_opt.training.verdict import LITTLE
 from tests.problems import compiled, linear, network, regression
@@ -69,7 +69,7 @@ def test_without_units_nothing_false_is_said(name, settings):
     x, y = raw(name)
     result = fitted(x, y, kormos_opt.LBFGS(x_scale=None, **settings), epochs=300)
     assert not result.success or excess(x, y, result) < 1e-3
-    if result.ending is Ending.PROGRESS_LEFT:
+    if result.ending is TerminationReason.PROGRESS_LEFT:
         assert excess(x, y, result) > 1e-5  # no wolf
         assert 0 < result.remaining_gain <= result.fun
         assert result.nhev <= PRODUCTS
@@ -78,10 +78,11 @@ def test_without_units_nothing_false_is_said(name, settings):
 def test_polish_finishes():
     x, y = raw("longley")
     stopped = fitted(x, y, kormos_opt.LBFGS(x_scale=None))
-    assert stopped.ending is Ending.PROGRESS_LEFT and "float32 cannot show further progress" in stopped.message
+    assert stopped.ending is TerminationReason.PROGRESS_LEFT
+    assert "float32 cannot show further progress" in stopped.message
     assert '% of the loss can be gained. precision="float64" goes on' in stopped.message
     result = fitted(x, y, kormos_opt.LBFGS(x_scale=None, polish=True))
-    assert result.ending is Ending.POLISHED and result.success
+    assert result.ending is TerminationReason.POLISHED and result.success
     assert excess(x, y, result) < 1e-4
     assert result.nit > stopped.nit
 
@@ -126,7 +127,7 @@ def test_a_network_in_raw_units():
     y = np.tanh((x - [50, 40_000, 0]) @ [0.05, 5e-5, 0.5])
     saturated = compiled(network(3), kormos_opt.LBFGS(precision="float64"))
     saturated.fit(x, y, epochs=200, verbose=0)
-    assert saturated.optimizer.result.ending is Ending.FLAT and not saturated.optimizer.result.success
+    assert saturated.optimizer.result.ending is TerminationReason.FLAT and not saturated.optimizer.result.success
     small = compiled(network(3), kormos_opt.LBFGS(precision="float64"))
     small.set_weights([weight * (1e-5 if weight.shape == (3, 5) else 1) for weight in small.get_weights()])
     small.fit(x, y, epochs=300, verbose=0)

@@ -6,12 +6,12 @@ import keras
 import numpy as np
 import pytest
 
-from kormos_opt.solvers.endings import Ending
 from kormos_opt.solvers.registry import Method
+from kormos_opt.solvers.termination import TerminationReason
 from kormos_opt.stages.stage import SolverStage
 from kormos_opt.training.fit import Fit
-from kormos_opt.training.progress import Progress, why_afresh
-from kormos_opt.training.runs.restart_reason import Reason
+from kormos_opt.training.progress import Progress, restart_reason
+from kormos_opt.training.runs.restart_reason import RestartReason
 from kormos_opt.training.runs.start import start_run
 from tests.doubles import NumpyObjective, Script, parabola
 
@@ -22,7 +22,7 @@ class Optimizer:
     """What a fit asks of its optimizer."""
 
     iterations_per_epoch = 1
-    loaded_memory = None
+    loaded_state = None
     precision, polish, x_scale = "model", False, None
 
     def __init__(self, *stages):
@@ -68,8 +68,8 @@ class Fitted:
         self.fit = Fit(*arguments, lambda topic, message: self.warnings.append(message) if message else None)
         return self
 
-    def _begin(self, stage, answers, evaluation, before):
-        return start_run(stage, self.model, self.optimizer, answers, self.warn, evaluation, before)
+    def _begin(self, stage, oracle, evaluation, before):
+        return start_run(stage, self.model, self.optimizer, oracle, self.warn, evaluation, before)
 
     def warn(self, topic, message):
         self.warnings.append(message)
@@ -111,13 +111,13 @@ def test_the_end_stops_the_fit_and_is_recorded():
     made.model.stop_training = False
     made.fit.epoch(1)
     assert made.model.stop_training
-    assert made.optimizer.result.ending is Ending.ALL_FIXED
+    assert made.optimizer.result.ending is TerminationReason.ALL_FIXED
     assert made.progress.messages == [made.optimizer.result.message]
     assert not made.fit.has_no_row
 
 
 def test_an_end_without_an_iterate_has_no_row():
-    made = Fitted(stage(Script(([3.0],), [9.0], ending=Ending.NO_BETTER_POINT)))
+    made = Fitted(stage(Script(([3.0],), [9.0], ending=TerminationReason.NO_BETTER_POINT)))
     made.fit.epoch(1)
     made.fit.epoch(1)
     assert made.fit.has_no_row
@@ -141,7 +141,7 @@ def test_other_weights_start_afresh():
     made.epochs(2)
     made.objective.parameters.assign(np.array([8.0]))
     assert made.again().fit.epoch(1)["fg_evals"] == 2
-    assert made.warnings == [Reason.OTHER_WEIGHTS.message]
+    assert made.warnings == [RestartReason.OTHER_WEIGHTS.message]
 
 
 def test_another_objective_starts_afresh():
@@ -149,7 +149,7 @@ def test_another_objective_starts_afresh():
     made.epochs(2)
     made.objective._fun = lambda x: (parabola(x)[0] + 1, parabola(x)[1])
     made.again().epochs(1)
-    assert made.warnings == [Reason.OTHER_OBJECTIVE.message]
+    assert made.warnings == [RestartReason.OTHER_OBJECTIVE.message]
 
 
 def test_a_change_in_the_middle_is_noticed_and_the_counts_go_on():
@@ -203,7 +203,7 @@ def test_an_error_leaves_the_last_accepted_iterate(error):
         assert made.x == [2.0]
         assert made.warnings == []
     else:
-        assert made.warnings == [Reason.AFTER_AN_ERROR.message]
+        assert made.warnings == [RestartReason.AFTER_AN_ERROR.message]
 
 
 def test_a_fit_after_the_end_starts_at_the_first_stage():
@@ -230,18 +230,18 @@ def suspended(**changes):
 @pytest.mark.parametrize(
     ("progress", "first", "same_weights", "same_objective", "reason"),
     [
-        (Progress(), True, True, True, Reason.FIRST),
-        (Progress(Reason.FROM_A_FILE), True, True, True, Reason.FROM_A_FILE),
+        (Progress(), True, True, True, RestartReason.FIRST),
+        (Progress(RestartReason.FROM_A_FILE), True, True, True, RestartReason.FROM_A_FILE),
         (suspended(), True, True, True, None),
         (suspended(), False, True, True, None),
-        (suspended(), True, False, True, Reason.OTHER_WEIGHTS),
-        (suspended(), False, False, True, Reason.OTHER_WEIGHTS),
-        (suspended(), True, True, False, Reason.OTHER_OBJECTIVE),
+        (suspended(), True, False, True, RestartReason.OTHER_WEIGHTS),
+        (suspended(), False, False, True, RestartReason.OTHER_WEIGHTS),
+        (suspended(), True, True, False, RestartReason.OTHER_OBJECTIVE),
         (suspended(), False, True, False, None),
-        (suspended(stages=(stage(Script()),)), True, True, True, Reason.OTHER_PLAN),
-        (suspended(_stage_has_ended=True), True, True, True, Reason.ENDED),
-        (suspended(run=None, reason=Reason.MADE_ANEW), False, True, True, Reason.MADE_ANEW),
+        (suspended(stages=(stage(Script()),)), True, True, True, RestartReason.OTHER_PLAN),
+        (suspended(_stage_has_ended=True), True, True, True, RestartReason.ENDED),
+        (suspended(run=None, reason=RestartReason.MADE_ANEW), False, True, True, RestartReason.MADE_ANEW),
     ],
 )
 def test_why_a_solver_starts_afresh(progress, first, same_weights, same_objective, reason):
-    assert why_afresh(progress, STAGES, first, lambda: same_weights, lambda: same_objective) is reason
+    assert restart_reason(progress, STAGES, first, lambda: same_weights, lambda: same_objective) is reason

@@ -191,7 +191,7 @@ def test_memory_is_left_out_of_files_on_request_or_where_it_is_large(engine, tmp
         ("auto", 0, False, 1),
     ):
         caplog.clear()
-        monkeypatch.setattr("kormos_opt.optimizers.solver_memory.SAVED_BY_DEFAULT", limit)
+        monkeypatch.setattr("kormos_opt.optimizers.solver_state.SAVED_BY_DEFAULT", limit)
         model = compiled(network(), kormos_opt.LBFGS(engine=engine, save_state=save_state))
         model.fit(x, y, epochs=4, verbose=0)
         for _ in range(2):

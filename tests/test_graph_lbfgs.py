@@ -112,4 +112,4 @@ def test_products_follow_an_objective_that_has_changed():
     for nit in range(3):
         state, _ = lbfgs.step(rosenbrock, state, tf.constant(nit), {"memory": 4, "maxls": 20})
     changed = {**state, "objective_gradient": 2 * state["objective_gradient"]}
-    np.testing.assert_allclose(lbfgs.renew(changed)["products"], 2 * state["products"], rtol=1e-12)
+    np.testing.assert_allclose(lbfgs.on_objective_change(changed)["products"], 2 * state["products"], rtol=1e-12)

@@ -46,7 +46,7 @@ def test_gradient_is_that_of_finite_differences(made):
 def test_product_is_that_of_finite_differences(made):
     objective, x0 = made
     (direction,) = directions(x0, 1)
-    product = objective.products(x0, direction)
+    product = objective.hvps(x0, direction)
     quotient = finite_differences(lambda x: objective.evaluate(x).jac, x0, direction)
     assert np.linalg.norm(product - quotient) <= 1e-6 * np.linalg.norm(quotient)
 
@@ -55,5 +55,5 @@ def test_two_products_are_symmetric(made):
     """u' H v = v' H u."""
     objective, x0 = made
     u, v = directions(x0, 2)
-    left, right = v @ objective.products(x0, u), u @ objective.products(x0, v)
+    left, right = v @ objective.hvps(x0, u), u @ objective.hvps(x0, v)
     np.testing.assert_allclose(left, right, rtol=1e-8, atol=1e-10)

@@ -69,7 +69,7 @@ def test_the_result_is_that_of_the_thread():
 def test_a_copy_of_the_arrays_goes_on(stop, bounds):
     x0 = start_of(bounds)
     memory = {name: np.zeros(*spec) for name, spec in scipy_lbfgsb.variables(x0.size, {}).items()}
-    solver, answer = scipy_lbfgsb.minimize(x0, bounds=bounds, memory=memory), None
+    solver, answer = scipy_lbfgsb.minimize(x0, bounds=bounds, state=memory), None
     iterates = 0
     while True:
         request = solver.send(answer)
@@ -79,7 +79,7 @@ def test_a_copy_of_the_arrays_goes_on(stop, bounds):
         answer = rosenbrock(request.x) if isinstance(request, EvaluateWithGradient) else None
     copy = {name: array.copy() for name, array in memory.items()}
     whole = drive(scipy_lbfgsb.minimize(x0, bounds=bounds), rosenbrock)
-    rest = drive(scipy_lbfgsb.minimize(np.full(6, np.nan), bounds=bounds, memory=copy), rosenbrock)
+    rest = drive(scipy_lbfgsb.minimize(np.full(6, np.nan), bounds=bounds, state=copy), rosenbrock)
     np.testing.assert_array_equal(rest.iterates, whole.iterates[stop:])
     assert (rest.result.nit, rest.result.nfev) == (whole.result.nit, whole.result.nfev)
 

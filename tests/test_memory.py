@@ -24,7 +24,7 @@ def peak(name, size, constrained):
     kind = METHODS[name].derivatives
     if kind != "none":
         functions["jac"] = lambda x: scales * x - right
-    if kind == "product":
+    if kind == "hvp":
         functions["hessp"] = lambda x, p: scales * p
     if kind == "hessian":
         functions["hess"] = lambda x: np.diag(scales)

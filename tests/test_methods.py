@@ -44,7 +44,7 @@ def test_least_squares_closed_form_and_columns(name, float64):
     gradient = [] if name in WITHOUT_DERIVATIVES else ["grad"]
     assert sorted(history) == sorted(["fg_evals", "hessp_evals", "loss", "mae", *gradient])
     assert all(np.diff(history["fg_evals"]) >= 0) and history["fg_evals"][0] >= 1
-    second_order = registry.find(name).derivatives in ("product", "hessian", "jacobian")
+    second_order = registry.find(name).derivatives in ("hvp", "hessian", "jacobian")
     assert (history["hessp_evals"][-1] > 0) == second_order
 
 
@@ -60,10 +60,10 @@ def test_an_epoch_is_an_iteration_as_scipy_counts_them(name, float64):
     kind = registry.find(name).derivatives
     if kind != "none":
         functions = {"fun": lambda x: objective.evaluate(x)[1:3], "jac": True}
-    if kind == "product":
-        functions["hessp"] = lambda x, p: objective.products(x, np.array(p, "float64"))
+    if kind == "hvp":
+        functions["hessp"] = lambda x, p: objective.hvps(x, np.array(p, "float64"))
     if kind == "hessian":
-        functions["hess"] = lambda x: objective.products(x, np.eye(x.size))
+        functions["hess"] = lambda x: objective.hvps(x, np.eye(x.size))
     expected = []
     limit = {"maxfun": 60} if name == "TNC" else {"maxiter": 200 if name == "COBYLA" else 12}
     scipy.optimize.minimize(

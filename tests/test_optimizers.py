@@ -130,7 +130,7 @@ def test_given_limits_end_the_fit():
 )
 def test_given_tolerances_decide_alone(arguments, expected):
     (stage,) = LBFGS(**arguments).stages
-    assert stage.ends_at_resolution is expected
+    assert stage.stops_at_precision is expected
 
 
 def test_result_is_none_before_a_fit():

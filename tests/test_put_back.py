@@ -7,7 +7,7 @@ import tensorflow as tf
 
 import kormos_opt
 from kormos_opt.keras_internals.graphs import assigned_variables, random_operations, reads_python
-from kormos_opt.solvers.endings import Ending
+from kormos_opt.solvers.termination import TerminationReason
 from tests.helpers import flat_weights
 from tests.problems import compiled, linear, prepared, regression
 
@@ -98,7 +98,8 @@ def test_random_numbers_without_a_state_are_never_converged(kind, caplog):
     model.fit(X[:, :1], epochs=100, verbose=0)
     assert not model.optimizer.result.success
     assert "draws other random numbers in every evaluation" in caplog.text
-    assert model.optimizer.result.ending in (Ending.NOT_A_FUNCTION, Ending.NO_BETTER_POINT, Ending.INTERRUPTED)
+    reasons = TerminationReason.NOT_A_FUNCTION, TerminationReason.NO_BETTER_POINT, TerminationReason.INTERRUPTED
+    assert model.optimizer.result.ending in reasons
 
 
 class TwoOptimizers(keras.Model):

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from kormos_opt.data.full_batch import BatchList
+from kormos_opt.data.full_batch import BatchSequence
 from kormos_opt.objective.build import bind
 from kormos_opt.optimizers import LBFGS
 from tests.problems import compiled, finite_differences, prepared
@@ -53,7 +53,7 @@ def as_dataset(batches):
 
 def values(objective, x0, p):
     """f with gradient and metrics at `x0`, and the Hessian times `p` there."""
-    return objective.evaluate(x0), None if p is None else objective.products(x0, p)
+    return objective.evaluate(x0), None if p is None else objective.hvps(x0, p)
 
 
 def test_cuts_change_nothing(seed, float64):
@@ -72,7 +72,7 @@ def test_cuts_change_nothing(seed, float64):
     slope = finite_differences(lambda x: objective.evaluate(x).fun, x0, direction)
     np.testing.assert_allclose(whole[0].jac @ direction, slope, rtol=1e-5, atol=1e-7)
     for _ in range(2):
-        cut = bind(objective.objective, BatchList(random_batches(rng, rows, case), rows))
+        cut = bind(objective.objective, BatchSequence(random_batches(rng, rows, case), rows))
         assert_same(values(cut, x0, p), whole)
     objective.parameters.assign(x0)
     how = rng.random()

@@ -97,5 +97,5 @@ def test_nothing_is_tried_with_layers_and_losses_of_keras(monkeypatch):
     def refuse(*_):
         raise AssertionError("tried")
 
-    monkeypatch.setattr("kormos_opt.objective.cut_check._evaluated", refuse)
+    monkeypatch.setattr("kormos_opt.objective.chunking_check._evaluated", refuse)
     compiled(network(), kormos_opt.LBFGS(batch_size=16), keras.losses.Huber()).fit(X, Y, epochs=1, verbose=0)

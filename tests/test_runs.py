@@ -5,36 +5,36 @@ import pytest
 from scipy.optimize import OptimizeResult
 
 from kormos_opt.solvers.base import EvaluateValue, EvaluateWithGradient, HessianProduct, Iterate
-from kormos_opt.solvers.endings import Ending
+from kormos_opt.solvers.termination import TerminationReason
 from kormos_opt.training.runs.solver_run import SolverRun
-from tests.doubles import NumpyAnswers, Script, parabola
+from tests.doubles import NumpyOracle, Script, parabola
 
 pytestmark = pytest.mark.quick
 
 
 def run_of(solver, fun=parabola, hessian=None):
-    answers = NumpyAnswers(fun, hessian)
-    return SolverRun(solver, answers), answers
+    oracle = NumpyOracle(fun, hessian)
+    return SolverRun(solver, oracle), oracle
 
 
 def test_an_iteration_ends_at_the_next_iterate():
-    run, answers = run_of(Script([3.0], ([2.0],), [1.5], ([1.0],))(np.array([4.0])))
+    run, oracle = run_of(Script([3.0], ([2.0],), [1.5], ([1.0],))(np.array([4.0])))
     assert run.iterate()
     assert (run.nit, run.nfev, run.accepted.fun, run.gradient_norm) == (1, 3, 2.0, 2.0)
     assert run.result is None
     assert run.iterate()
     assert (run.nit, run.nfev, run.accepted.fun) == (2, 5, 0.5)
-    assert run.result.ending is Ending.ALL_FIXED
-    assert [float(x[0]) for _, x in answers.asked] == [4, 3, 2, 1.5, 1]
+    assert run.result.ending is TerminationReason.ALL_FIXED
+    assert [float(x[0]) for _, x in oracle.asked] == [4, 3, 2, 1.5, 1]
     assert (run.result.nit, run.result.nfev) == (2, 5)
     np.testing.assert_array_equal(run.result.jac, [1.0])
 
 
 def test_an_end_without_another_iterate():
-    run, _ = run_of(Script(([2.0],), [9.0], ending=Ending.NO_BETTER_POINT)(np.array([4.0])))
+    run, _ = run_of(Script(([2.0],), [9.0], ending=TerminationReason.NO_BETTER_POINT)(np.array([4.0])))
     assert run.iterate()
     assert not run.iterate()
-    assert run.result.ending is Ending.NO_BETTER_POINT
+    assert run.result.ending is TerminationReason.NO_BETTER_POINT
     assert not run.result.success
     np.testing.assert_array_equal(run.result.x, [2.0])
 
@@ -44,25 +44,25 @@ def test_a_solver_that_ends_elsewhere_is_followed_there():
         yield EvaluateWithGradient(np.array([4.0]))
         return OptimizeResult(x=np.array([1.0]), success=True, status=0, message="Converged: there", nit=0, nfev=1)
 
-    run, answers = run_of(solver())
+    run, oracle = run_of(solver())
     assert run.iterate()
     assert (run.nit, run.accepted.fun, run.result.fun) == (1, 0.5, 0.5)
-    assert [float(x[0]) for _, x in answers.asked] == [4, 1]
+    assert [float(x[0]) for _, x in oracle.asked] == [4, 1]
 
 
 def test_known_points_are_not_evaluated_again():
-    run, answers = run_of(Script([2.0], [2.0], ([2.0],))(np.array([4.0])))
+    run, oracle = run_of(Script([2.0], [2.0], ([2.0],))(np.array([4.0])))
     assert run.iterate()
-    assert [float(x[0]) for _, x in answers.asked] == [4, 2]
+    assert [float(x[0]) for _, x in oracle.asked] == [4, 2]
     assert run.nfev == 2
 
 
 def test_without_derivatives_there_is_no_gradient():
-    run, answers = run_of(Script(([2.0],), derivatives=False)(np.array([4.0])))
+    run, oracle = run_of(Script(([2.0],), derivatives=False)(np.array([4.0])))
     assert run.iterate()
     assert run.gradient_norm is None
     assert run.accepted.jac is None
-    assert {kind for kind, _ in answers.asked} == {"value"}
+    assert {kind for kind, _ in oracle.asked} == {"value"}
     assert "the loss is 2" in run.interrupted("what next").message
 
 
@@ -87,7 +87,7 @@ def test_an_iterate_where_f_is_nan_ends_the_run_before_it():
     run, _ = run_of(Script(([2.0],), ([-1.0],), ([1.0],))(np.array([4.0])), wall)
     assert run.iterate()
     assert not run.iterate()
-    assert run.result.ending is Ending.WALKED_INTO_NAN
+    assert run.result.ending is TerminationReason.WALKED_INTO_NAN
     np.testing.assert_array_equal(run.result.x, [2.0])
 
 
@@ -132,11 +132,11 @@ def test_a_result_is_completed():
 def test_counts_go_on_from_another_run():
     first, _ = run_of(Script(([2.0],), ([1.0],), ([0.5],))(np.array([4.0])))
     first.iterate()
-    answers = NumpyAnswers(parabola)
-    second = SolverRun(Script(([1.0],))(first.accepted.x), answers, start=first.accepted, before=first)
+    oracle = NumpyOracle(parabola)
+    second = SolverRun(Script(([1.0],))(first.accepted.x), oracle, start=first.accepted, before=first)
     assert second.iterate()
     assert (second.nit, second.nfev) == (2, 4)
-    assert len(answers.asked) == 1
+    assert len(oracle.asked) == 1
 
 
 def test_closing_closes_the_solver():
@@ -153,7 +153,7 @@ def test_another_fit_may_answer():
     run, first = run_of(Script(([2.0],), ([1.0],))(np.array([4.0])))
     run.iterate()
     run.detach()
-    second = NumpyAnswers(parabola)
+    second = NumpyOracle(parabola)
     run.attach(second)
     run.iterate()
     assert (len(first.asked), len(second.asked)) == (2, 1)

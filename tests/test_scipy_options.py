@@ -35,7 +35,7 @@ def test_scipy_takes_every_option_that_is_known(name):
     options |= registry.find(name).unlimited
     check_options(registry.find(name), None, options)
     derivatives = {} if registry.find(name).derivatives == "none" else {"jac": lambda x: 2 * x}
-    if registry.find(name).derivatives in ("hessian", "product"):
+    if registry.find(name).derivatives in ("hessian", "hvp"):
         derivatives["hess"] = lambda x: 2 * np.eye(2)
     result = scipy.optimize.minimize(lambda x: x @ x, np.ones(2), method=name, options=options, **derivatives)
     assert np.abs(result.x).max() < 1e-2

@@ -20,7 +20,7 @@ def check_product(model, x, y):
     rng = np.random.default_rng(2)
     x0 = objective.parameters.ravel() + 0.01 * rng.normal(size=objective.parameters.size)
     direction = rng.normal(size=x0.size)
-    product = objective.products(x0, direction)
+    product = objective.hvps(x0, direction)
     quotient = finite_differences(lambda x: objective.evaluate(x).jac, x0, direction)
     assert np.linalg.norm(product - quotient) <= 1e-6 * np.linalg.norm(quotient)
 
@@ -56,15 +56,15 @@ def test_a_block_of_vectors_is_multiplied_as_one_by_one(kind, float64):
     objective.objective.vectors_per_block = 3
     x0 = objective.parameters.ravel()
     vectors = np.random.default_rng(0).normal(size=(4, x0.size))
-    one_by_one = [objective.products(x0, vector) for vector in vectors]
-    np.testing.assert_allclose(objective.products(x0, vectors), one_by_one, rtol=1e-12, atol=1e-14)
+    one_by_one = [objective.hvps(x0, vector) for vector in vectors]
+    np.testing.assert_allclose(objective.hvps(x0, vectors), one_by_one, rtol=1e-12, atol=1e-14)
 
 
 @pytest.mark.parametrize("kind", ["Dense", "BatchNormalization", "regularizers"])
 def test_the_hessian_is_symmetric(kind, float64):
     model, x, y = model_and_data(kind)
     objective = prepared(compiled(model), x, y)
-    hessian = objective.products(objective.parameters.ravel(), np.eye(objective.parameters.size))
+    hessian = objective.hvps(objective.parameters.ravel(), np.eye(objective.parameters.size))
     np.testing.assert_allclose(hessian, hessian.T, atol=1e-12)
 
 
@@ -76,9 +76,9 @@ def test_chunks_and_streams_leave_a_product_alone(batch_size, cache, float64):
     reference = prepared(compiled(model), x, y)
     x0 = reference.parameters.ravel()
     direction = np.random.default_rng(0).normal(size=x0.size)
-    expected = reference.products(x0, direction)
+    expected = reference.hvps(x0, direction)
     objective = prepared(compiled(model, LBFGS(batch_size=batch_size, cache=cache)), x, y, batch_size=batch_size)
-    np.testing.assert_allclose(objective.products(x0, direction), expected, rtol=1e-12)
+    np.testing.assert_allclose(objective.hvps(x0, direction), expected, rtol=1e-12)
 
 
 def test_float32_weights_with_float64_precision():
@@ -88,7 +88,7 @@ def test_float32_weights_with_float64_precision():
     x0 = objective.parameters.ravel() + 0.01
     direction = np.random.default_rng(0).normal(size=x0.size)
     quotient = finite_differences(lambda x: objective.evaluate(x).jac, x0, direction)
-    np.testing.assert_allclose(objective.products(x0, direction), quotient, rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(objective.hvps(x0, direction), quotient, rtol=1e-6, atol=1e-9)
 
 
 def test_the_value_alone_is_that_of_the_evaluation():
@@ -141,4 +141,4 @@ def test_an_operation_without_second_derivative_is_named():
     objective = prepared(model, rng.normal(size=(5, 4, 4, 1)), rng.normal(size=(5, 1)))
     x0 = objective.parameters.ravel()
     with pytest.raises(ValueError, match=r"(?s)second derivative.*ResizeBicubicGrad"):
-        objective.products(x0, x0)
+        objective.hvps(x0, x0)

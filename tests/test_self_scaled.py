@@ -1,4 +1,4 @@
-"""Self-scaled quasi-Newton methods: the formulas of the paper, BFGS of scipy as a special case, and their memory."""
+"""Self-scaled quasi-Newton methods: the formulas of the paper, BFGS of scipy as a special case, and their state."""
 
 import itertools
 
@@ -8,7 +8,7 @@ import scipy.optimize
 
 from kormos_opt.solvers import self_scaled
 from kormos_opt.solvers.base import EvaluateWithGradient, Iterate
-from kormos_opt.solvers.endings import Ending
+from kormos_opt.solvers.termination import TerminationReason
 from kormos_opt.solvers.testing import drive
 from tests.helpers import quadratic, rosenbrock
 from tests.test_solvers import PROBLEMS
@@ -23,33 +23,33 @@ SCALINGS = {
 START = np.random.default_rng(0).normal(size=6)
 
 
-def memory_for(size):
+def state_for(size):
     return {name: np.zeros(*spec) for name, spec in self_scaled.variables(size, {}).items()}
 
 
-def full(memory):
+def full(state):
     """H, whose other triangle is not kept up."""
-    upper = np.triu(memory["inverse_hessian"])
+    upper = np.triu(state["inverse_hessian"])
     return upper + np.triu(upper, 1).T
 
 
-def run(scaling, fun, x0, stop=None, memory=None, **options):
+def run(scaling, fun, x0, stop=None, state=None, **options):
     """x, its gradient and H at the start and at every iterate; the solver is left at the request behind the last."""
-    memory = memory_for(x0.size) if memory is None else memory
-    solver, answer, states = self_scaled.minimize(scaling, x0, memory=memory, **options), None, []
+    state = state_for(x0.size) if state is None else state
+    solver, answer, states = self_scaled.minimize(scaling, x0, state=state, **options), None, []
     for _ in range(10_000):
         try:
             request = solver.send(answer)
         except StopIteration as end:
-            return states, memory, end.value
+            return states, state, end.value
         if isinstance(request, Iterate):
             answer = None
         else:
-            has_begun = memory["counts"][1] > 0
-            if has_begun and len(states) == memory["counts"][0]:
-                states.append((memory["x"].copy(), memory["gradient"].copy(), full(memory)))
-            if has_begun and memory["counts"][0] == stop:
-                return states, memory, None
+            has_begun = state["counts"][1] > 0
+            if has_begun and len(states) == state["counts"][0]:
+                states.append((state["x"].copy(), state["gradient"].copy(), full(state)))
+            if has_begun and state["counts"][0] == stop:
+                return states, state, None
             answer = fun(request.x)
     raise AssertionError("the solver does not end")
 
@@ -117,7 +117,7 @@ def test_without_scaling_it_is_bfgs_of_scipy(problem):
 @pytest.mark.parametrize("scaling", SCALINGS)
 def test_reaches_the_minimum(scaling):
     result = drive(self_scaled.minimize(SCALINGS[scaling], START, gtol=1e-10), rosenbrock).result
-    assert result.ending is Ending.SMALL_GRADIENT
+    assert result.ending is TerminationReason.SMALL_GRADIENT
     np.testing.assert_allclose(result.x, 1, atol=1e-9)
     fun, jac = rosenbrock(result.x)
     assert result.fun == fun
@@ -132,24 +132,24 @@ def test_one_weight():
 @pytest.mark.parametrize("stop", [1, 7, 20])
 def test_a_copy_of_the_arrays_goes_on(stop):
     whole = drive(self_scaled.minimize(self_scaled.broyden, START), rosenbrock)
-    _, memory, _ = run(self_scaled.broyden, rosenbrock, START, stop)
-    copy = {name: array.copy() for name, array in memory.items()}
-    rest = drive(self_scaled.minimize(self_scaled.broyden, np.full(6, np.nan), memory=copy), rosenbrock)
+    _, state, _ = run(self_scaled.broyden, rosenbrock, START, stop)
+    copy = {name: array.copy() for name, array in state.items()}
+    rest = drive(self_scaled.minimize(self_scaled.broyden, np.full(6, np.nan), state=copy), rosenbrock)
     np.testing.assert_array_equal(rest.iterates, whole.iterates[stop:])
     assert (rest.result.nit, rest.result.nfev) == (whole.result.nit, whole.result.nfev)
 
 
 def test_the_first_trial_goes_as_far_down_as_the_step_before():
     """Lengths of min(1, 2.02 (f - f_before) / slope)."""
-    memory, answer = memory_for(6), None
-    solver = self_scaled.minimize(self_scaled.broyden, START, memory=memory)
+    state, answer = state_for(6), None
+    solver = self_scaled.minimize(self_scaled.broyden, START, state=state)
     is_first, funs = False, []
     for _ in range(60):
         request = solver.send(answer)
         if is_first:
-            slope = memory["gradient"] @ memory["direction"]
+            slope = state["gradient"] @ state["direction"]
             length = min(1, 2.02 * (funs[-1] - funs[-2]) / slope)
-            np.testing.assert_allclose(request.x, memory["x"] + length * memory["direction"], rtol=1e-12)
+            np.testing.assert_allclose(request.x, state["x"] + length * state["direction"], rtol=1e-12)
         is_first = isinstance(request, Iterate)
         answer = None if is_first else rosenbrock(request.x)
         funs += [rosenbrock(request.x)[0]] if is_first or not funs else []
@@ -173,7 +173,7 @@ def test_a_wrong_gradient_ends_the_run():
 
     driven = drive(self_scaled.minimize(self_scaled.broyden, START), turning)
     assert len(driven.points) > 30
-    assert driven.result.ending is Ending.NO_BETTER_POINT
+    assert driven.result.ending is TerminationReason.NO_BETTER_POINT
     assert driven.result.message.startswith("Stopped")
     np.testing.assert_array_equal(driven.result.x, driven.iterates[-1])
 
@@ -181,20 +181,20 @@ def test_a_wrong_gradient_ends_the_run():
 @pytest.mark.parametrize(("limit", "count"), [("maxiter", "nit"), ("maxfun", "nfev")])
 def test_limits(limit, count):
     result = drive(self_scaled.minimize(self_scaled.broyden, START, **{limit: 7}), rosenbrock).result
-    assert (result.ending, limit in result.message) == (Ending.LIMIT, True)
+    assert (result.ending, limit in result.message) == (TerminationReason.LIMIT, True)
     assert 7 <= result[count] < 10
 
 
 def test_another_function_keeps_the_matrix_if_it_is_positive_definite():
-    _, memory, _ = run(self_scaled.broyden, rosenbrock, START, 15)
-    before = full(memory)
-    kept = self_scaled.renew(memory)
+    _, state, _ = run(self_scaled.broyden, rosenbrock, START, 15)
+    before = full(state)
+    kept = self_scaled.on_objective_change(state)
     np.testing.assert_array_equal(kept["inverse_hessian"], before)
-    moved = memory_for(6) | kept
-    _, memory, _ = run(self_scaled.broyden, lambda x: rosenbrock(x + 0.1), START, 0, memory=moved)
-    np.testing.assert_allclose(memory["direction"], -before @ rosenbrock(START + 0.1)[1], rtol=1e-12)
-    memory["inverse_hessian"][2, 2] = -1
-    assert self_scaled.renew(memory) == {}
+    moved = state_for(6) | kept
+    _, state, _ = run(self_scaled.broyden, lambda x: rosenbrock(x + 0.1), START, 0, state=moved)
+    np.testing.assert_allclose(state["direction"], -before @ rosenbrock(START + 0.1)[1], rtol=1e-12)
+    state["inverse_hessian"][2, 2] = -1
+    assert self_scaled.on_objective_change(state) == {}
 
 
 def test_an_evaluation_is_asked_for_with_its_gradient():

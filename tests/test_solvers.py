@@ -46,7 +46,7 @@ def derivatives(name, fun, hessian):
     kind = METHODS[name.lower()].derivatives
     if kind == "none":
         return {"fun": lambda x: fun(x)[0]}
-    second = {"product": {"hessp": lambda x, p: hessian(x) @ p}, "hessian": {"hess": hessian}}
+    second = {"hvp": {"hessp": lambda x, p: hessian(x) @ p}, "hessian": {"hess": hessian}}
     return {"fun": fun, "jac": True, **second.get(kind, {})}
 
 
@@ -117,7 +117,7 @@ def test_two_suspended_solvers_do_not_mix(name):
 def test_overflow_within_scipy_is_no_warning():
     steep = 1e160 * np.ones(3)
     driven = drive(
-        scipy_minimize.minimize(np.ones(3), "trust-krylov", "product"),
+        scipy_minimize.minimize(np.ones(3), "trust-krylov", "hvp"),
         lambda x: (steep @ x + x @ x / 2, steep + x),
         lambda x: np.eye(3),
     )

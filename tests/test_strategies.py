@@ -194,7 +194,7 @@ def _mean(x):
     return tf.reduce_mean(x, axis=1)
 
 
-@pytest.mark.parametrize("name", ["gradient", "value", "product"])
+@pytest.mark.parametrize("name", ["gradient", "value", "hvp"])
 def test_one_sum_over_replicas_an_evaluation(name):
     """However many chunks, metrics and averages there are, the graph adds up one vector. On CPUs that is an AddN."""
     x, y = regression()

@@ -170,7 +170,7 @@ def count_collectives(strategy):
         model = with_dropout_and_batchnorm()
         model.compile(optimizer=kormos_opt.NewtonCG(batch_size=7), loss="mse", metrics=["mae"])
     objective = prepared(model, *arrays())
-    return [collectives(objective, name)["CollectiveReduceV2"] for name in ("gradient", "product")]
+    return [collectives(objective, name)["CollectiveReduceV2"] for name in ("gradient", "hvp")]
 
 
 CASES["callbacks"] = with_callbacks

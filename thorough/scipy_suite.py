@@ -73,7 +73,7 @@ def minimize(
     derivatives = METHODS[name].derivatives != "none"
     listed = constraints or [] if isinstance(constraints, (list, tuple, type(None))) else [constraints]
     solver = in_own_variables(make, x0, bounds, listed, options or {}, derivatives)
-    return _drive(solver, _answers(fun, args, jac, hess, hessp), callback)
+    return _drive(solver, _oracle(fun, args, jac, hess, hessp), callback)
 
 
 def _name(method, bounds, constraints):
@@ -90,7 +90,7 @@ def _can_go_through(name, jac, hess, hessp, callback):
     derivatives = METHODS[name].derivatives
     has_gradient = callable(jac) or jac is True
     has_product = callable(hess) or callable(hessp)
-    needs = {"none": not has_gradient, "gradient": has_gradient, "product": has_gradient and has_product}
+    needs = {"none": not has_gradient, "gradient": has_gradient, "hvp": has_gradient and has_product}
     return needs.get(derivatives, has_gradient and callable(hess))
 
 
@@ -100,7 +100,7 @@ def _takes_more_than_x(callback):
     return len(positional) > 1 or "intermediate_result" in parameters
 
 
-def _answers(fun, args, jac, hess, hessp):
+def _oracle(fun, args, jac, hess, hessp):
     def answer(request):
         x = np.copy(request.x)
         if isinstance(request, EvaluateValue):

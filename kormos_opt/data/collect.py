@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from kormos_opt.data import memory_limits
 from kormos_opt.data.batches import Batches, can_be_read_again
-from kormos_opt.data.full_batch import NO_ROWS, BatchList, FullBatch, WholeTensors
+from kormos_opt.data.full_batch import NO_ROWS, BatchSequence, FullBatch, WholeTensors
 from kormos_opt.data.replicas import Replicas
 from kormos_opt.data.rows import rows_of
 from kormos_opt.data.stream import Stream
@@ -109,7 +109,7 @@ def of_batches(batches: Iterable, replicas: Replicas | None, budget: float | Non
         return _whole(kept[0], replicas)
     if _can_join(kept):
         return _whole(keras.tree.map_structure(_join, *kept), replicas)
-    return BatchList(kept, sum(_rows(batch) for batch in kept))
+    return BatchSequence(kept, sum(_rows(batch) for batch in kept))
 
 
 def _each(batches):
@@ -120,7 +120,7 @@ def _streamed(batches, replicas):
     stream = Stream(batches)
     if stream.rows == 0 and replicas is not None and replicas.workers > 1:
         return _whole(batches.no_rows(), replicas)
-    return BatchList(stream, stream.rows)
+    return BatchSequence(stream, stream.rows)
 
 
 def _whole(data, replicas):

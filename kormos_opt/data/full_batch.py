@@ -1,6 +1,6 @@
 """The training data of one fit, all of it: whole tensors where possible, else a list of batches or a stream.
 
-`WholeTensors` are cut into chunks by the objective, inside one `tf.function`. `BatchList` keeps what cannot be
+`WholeTensors` are cut into chunks by the objective, inside one `tf.function`. `BatchSequence` keeps what cannot be
 joined (sparse, ragged, changing shapes) and streams what shall not be kept. Under a strategy each holds the rows of
 this process.
 """
@@ -28,7 +28,7 @@ class WholeTensors(NamedTuple):
     rows: int
 
 
-class BatchList(NamedTuple):
+class BatchSequence(NamedTuple):
     """Batches one after the other, iterated anew at every evaluation.
 
     Attributes:
@@ -40,17 +40,17 @@ class BatchList(NamedTuple):
     rows: int
 
 
-FullBatch = WholeTensors | BatchList
+FullBatch = WholeTensors | BatchSequence
 
 
 def is_stream(full_batch: FullBatch) -> bool:
     """Whether every pass reads the data anew from the input pipeline."""
-    return isinstance(full_batch, BatchList) and not isinstance(full_batch.batches, list)
+    return isinstance(full_batch, BatchSequence) and not isinstance(full_batch.batches, list)
 
 
 def first_chunk(full_batch: FullBatch, replicas: Replicas | None, rows: int):
     """At most so many rows, for their shapes and for a trial."""
-    if isinstance(full_batch, BatchList):
+    if isinstance(full_batch, BatchSequence):
         batches = full_batch.batches
         return batches[0] if isinstance(batches, list) else batches.first_batch
     data = full_batch.data if replicas is None else replicas.parts(full_batch.data)[-1]
@@ -59,6 +59,6 @@ def first_chunk(full_batch: FullBatch, replicas: Replicas | None, rows: int):
 
 def batches_of(full_batch: FullBatch, replicas: Replicas | None) -> Iterable:
     """All rows of this process, in batches."""
-    if isinstance(full_batch, BatchList):
+    if isinstance(full_batch, BatchSequence):
         return full_batch.batches
     return [full_batch.data] if replicas is None else replicas.parts(full_batch.data)

@@ -93,7 +93,7 @@ def step(
     return after, found.length == 0
 
 
-def renew(state: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+def on_objective_change(state: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
     """The products with the gradient of an objective that has changed."""
     return {"products": _products(state["pairs"], state["objective_gradient"])}
 
@@ -164,7 +164,7 @@ register(
         "L-BFGS-graph",
         variables=variables,
         step=step,
-        renew=renew,
+        on_objective_change=on_objective_change,
         options=_OPTIONS,
         tolerances=("ftol", "gtol"),
         instead="engine='scipy'",

@@ -13,7 +13,7 @@ from kormos_opt.objective.bound_objective import BoundObjective
 from kormos_opt.objective.build import bind, build, residuals_of
 from kormos_opt.objective.flat_parameters import FlatParameters
 from kormos_opt.objective.objective import ObjectiveSettings
-from kormos_opt.objective.squares import mean_square
+from kormos_opt.objective.residual_recorder import mean_square
 
 
 class InInference(keras.Model):
@@ -106,7 +106,7 @@ def curvature(model: keras.Model, x, weights: np.ndarray) -> np.ndarray:
     """The Hessian of the sum of all outputs times `weights`, of shape `(rows, outputs)`: of shape `(n, n)`."""
     bound = objective_of(_WeightedSum(model), (x, weights))
     x = bound.parameters.ravel()
-    return len(weights) * bound.products(x, np.eye(x.size))
+    return len(weights) * bound.hvps(x, np.eye(x.size))
 
 
 class _Recorder(keras.optimizers.SGD):

@@ -104,7 +104,7 @@ class _Fits:
                 lambda free: self._value_and_slope(whole(free), is_free),
                 x[is_free],
                 jac=True,
-                hess=lambda free: self._bound.products(whole(free), np.eye(x.size)[is_free])[:, is_free],
+                hess=lambda free: self._bound.hvps(whole(free), np.eye(x.size)[is_free])[:, is_free],
                 method="trust-exact",
                 tol=_RELATIVE,
             )

@@ -73,7 +73,7 @@ def _unpickle(make, arguments):
 
 def _make_train_function(stock, model, force=False):
     if force and workarounds.is_fitting(model):
-        model.train_function.renew()
+        model.train_function.rebuild()
     elif model.train_function is None or force:
         fit.refuse_loss_scaling(model)
         model.train_function = model.optimizer.make_train_function(model)

@@ -37,7 +37,7 @@ def flat_call(function: tf.types.experimental.ConcreteFunction):
 
 
 @contextlib.contextmanager
-def corrected_losses(model: keras.Model, reduce, cut=None):
+def corrected_losses(model: keras.Model, reduce, detach=None):
     """Inside, losses outside of metrics and of other losses are reduced by `reduce`.
 
     Args:
@@ -45,13 +45,14 @@ def corrected_losses(model: keras.Model, reduce, cut=None):
         reduce: Called as `reduce(stock, loss, y_true, y_pred, values, sample_weight, mask)`. `values` is what
             `loss.call` has returned. `stock` is Keras's reduction, called as `stock(values, sample_weight, mask,
             reduction)`.
-        cut: Called with the output that a loss compares. Returns what it is given instead. Defaults to `None`: itself.
+        detach: Called with the output that a loss compares. Returns what it is given instead. Defaults to `None`:
+            itself.
     """
     outer = []  # the calls that run, of losses (their arguments) and of metrics (None)
 
     def call_loss(stock, loss, y_true, y_pred, sample_weight=None):
-        if cut is not None and not outer:
-            y_pred = cut(y_pred)
+        if detach is not None and not outer:
+            y_pred = detach(y_pred)
         with _pushed(outer, (loss, y_true, y_pred)):
             return stock(loss, y_true, y_pred, sample_weight)
 
@@ -162,8 +163,8 @@ def difference(y_true, y_pred, dtype: str):
 
 
 @contextlib.contextmanager
-def heard_penalties(on_square, on_other):
-    """Inside, the penalties of Keras's regularizers are told.
+def recorded_penalties(on_square, on_other):
+    """Inside, the penalties of Keras's regularizers are recorded.
 
     Args:
         on_square: Called as `on_square(x, factor, value)`, where `value` is `factor * sum(x**2)`.

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from kormos_opt.data.full_batch import BatchList, FullBatch, batches_of
+from kormos_opt.data.full_batch import BatchSequence, FullBatch, batches_of
 from kormos_opt.objective import input_sizes, starting_point
 from kormos_opt.objective.batch_pass import over_batches
 from kormos_opt.objective.chunk_sums import PassResult
@@ -56,19 +56,19 @@ class BoundObjective:
         """
         return self._evaluation(x, self._over("gradient" if gradient else "value", x))
 
-    def products(self, x: np.ndarray, p: np.ndarray) -> np.ndarray:
+    def hvps(self, x: np.ndarray, p: np.ndarray) -> np.ndarray:
         """The Hessian at `x` times `p` of shape `(n,)`, or times every row of `p` of shape `(k, n)`."""
         if p.ndim == 1:
-            (product,) = self._over("product", x, p).sums
+            (product,) = self._over("hvp", x, p).sums
             return product.numpy() / self._row_count
         block = min(self.objective.vectors_per_block, len(p))
         if block == 1:
-            return np.stack([self.products(x, vector) for vector in p])
+            return np.stack([self.hvps(x, vector) for vector in p])
         products = np.empty_like(p)
         for start in range(0, len(p), block):
             vectors = p[start : start + block]
             padded = np.pad(vectors, ((0, block - len(vectors)), (0, 0)))
-            (sums,) = self._over("products", x, padded).sums
+            (sums,) = self._over("hvps", x, padded).sums
             products[start : start + block] = sums[: len(vectors)].numpy() / self._row_count
         return products
 
@@ -87,7 +87,7 @@ class BoundObjective:
 
         Nobody looks where a look is a pass: at streams, and at replicas, which have to agree.
         """
-        if self.objective.replicas is not None or isinstance(self.data, BatchList):
+        if self.objective.replicas is not None or isinstance(self.data, BatchSequence):
             return True
         return input_sizes.may_be_unlike(self.data.data)
 
@@ -114,14 +114,14 @@ class BoundObjective:
         """Whether XLA can compile a pass as a whole: the model asks for it, and there is one chunk in one process."""
         return self.objective.asks_for_xla and self.is_one_chunk
 
-    def inside(self) -> tuple[Callable, tuple]:
+    def graph_function(self) -> tuple[Callable, tuple]:
         """The evaluation over whole tensors for use inside a `tf.function`.
 
         Returns:
             A function of x, as a tensor, and the tensors of the data, which returns f, its gradient, the statistics of
             BatchNorm and the logs; and the tensors of the data.
         """
-        run, data = self.objective.passes["gradient"].inside(self.data, self.objective.rows_per_chunk)
+        run, data = self.objective.passes["gradient"].graph_function(self.data, self.objective.rows_per_chunk)
 
         def evaluate(x, rows, loss_denominators, *data):
             (loss, gradient), moving_statistics, logs = run((x,), rows, loss_denominators, *data)
@@ -131,7 +131,7 @@ class BoundObjective:
 
     def _over(self, name, *point) -> PassResult:
         point = tuple(tf.constant(array) for array in point)
-        if isinstance(self.data, BatchList):
+        if isinstance(self.data, BatchSequence):
             full_pass, batches = self.objective.passes[name], self.data.batches
             return over_batches(full_pass, batches, point, self.rows, self.loss_denominators)
         if name not in self._over_whole:

@@ -14,7 +14,7 @@ from kormos_opt.keras_internals import model as keras_model
 from kormos_opt.objective import chunk_size, loss_domains, starting_point
 from kormos_opt.objective.bound_objective import BoundObjective
 from kormos_opt.objective.chunk_terms import ChunkTerms
-from kormos_opt.objective.cut_check import check_cut
+from kormos_opt.objective.chunking_check import check_chunking
 from kormos_opt.objective.full_pass import FullPass, OneReplica
 from kormos_opt.objective.model_state import ModelState
 from kormos_opt.objective.objective import Objective, ObjectiveSettings, structure_of
@@ -50,11 +50,11 @@ def build(
             model,
             state,
             lambda x: terms.parameters.assign(x),
-            OneReplica(model, state, quantity, rows_done)
+            OneReplica(model, state, chunk_function, rows_done)
             if replicas is None
-            else ReplicaPass(model, state, quantity, rows_done, replicas),
+            else ReplicaPass(model, state, chunk_function, rows_done, replicas),
         )
-        for name, quantity in terms.quantities.items()
+        for name, chunk_function in terms.chunk_functions.items()
     }
     chunk = first_chunk(data, replicas, chunk_size.FEWEST_ROWS)
     spec, total_rows = keras.tree.map_structure(keras_model.any_rows, chunk), tf.constant(rows, tf.float64)
@@ -68,7 +68,7 @@ def build(
             state.adopt(assigned)
     objective = Objective(model, settings, replicas, structure, terms, state, passes, rows_done, graph, rows)
     if settings.checks:
-        check_cut(objective, chunk, data)
+        check_chunking(objective, chunk, data)
     return objective
 
 

@@ -16,7 +16,7 @@ from kormos_opt.objective.flat_parameters import FlatParameters
 from kormos_opt.objective.model_state import ModelState
 
 
-class OutsideVariables:
+class CapturedVariables:
     """The variables that f reads, other than the weights and what an evaluation puts back.
 
     Args:

@@ -14,7 +14,7 @@ from kormos_opt.data.rows import rows_of, slice_rows
 from kormos_opt.keras_internals.tracing import traced
 
 
-class Quantity(NamedTuple):
+class ChunkFunction(NamedTuple):
     """What is added up over chunks.
 
     Attributes:
@@ -60,19 +60,19 @@ def compiled(function: Callable, eager: bool, exact: bool = False, **options) ->
 
 
 class ChunkSums:
-    """Adds up a quantity.
+    """Adds up a chunk_function.
 
     Args:
         model: The model, whose `run_eagerly` and `jit_compile` say how to run.
-        quantity: What is added up.
+        chunk_function: What is added up.
         rows_done: A counter of rows.
     """
 
-    def __init__(self, model: keras.Model, quantity: Quantity, rows_done: tf.Variable):
+    def __init__(self, model: keras.Model, chunk_function: ChunkFunction, rows_done: tf.Variable):
         self.eager = model.run_eagerly
-        self.quantity = quantity
+        self.chunk_function = chunk_function
         self._rows_done = rows_done
-        self._of_chunk = compiled(quantity.of_chunk, self.eager, jit_compile=model.jit_compile)
+        self._of_chunk = compiled(chunk_function.of_chunk, self.eager, jit_compile=model.jit_compile)
 
     def graph(self, point, chunk, total_rows, loss_denominators) -> tf.Graph | None:
         """The graph of one chunk, traced for these specifications; `None` when run eagerly."""
@@ -104,7 +104,7 @@ class ChunkSums:
         start, *sums = tf.while_loop(
             lambda start, *_: start < start_of_last,
             add,
-            (tf.constant(0), *self.quantity.zeros(point)),
+            (tf.constant(0), *self.chunk_function.zeros(point)),
             parallel_iterations=1,
         )
         return self.add(sums, point, slice_rows(data, start, rows_per_chunk), total_rows, loss_denominators)

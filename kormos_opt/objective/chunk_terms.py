@@ -13,14 +13,14 @@ from kormos_opt.data.rows import rows_of
 from kormos_opt.keras_internals import model as keras_model
 from kormos_opt.keras_internals import tracing
 from kormos_opt.objective import gauss_newton, input_sizes, loss_domains, precision, train_step
-from kormos_opt.objective.chunk_sums import Quantity
+from kormos_opt.objective.chunk_sums import ChunkFunction
 from kormos_opt.objective.flat_parameters import FlatParameters
 from kormos_opt.objective.loss_reductions import LossReductions
-from kormos_opt.objective.squares import heard_by
+from kormos_opt.objective.residual_recorder import recording
 
 
 class ChunkTerms:
-    """The quantities of an objective.
+    """The chunk_functions of an objective.
 
     Args:
         model: A compiled model.
@@ -33,32 +33,32 @@ class ChunkTerms:
         counted_losses: How many losses of it are means over valid entries.
         biases: Of kernels that stand on the data, by the `id` of the kernel, once their inputs were measured.
         ranged_losses: Its losses that are not defined for all labels and outputs.
-        is_doubtful: Whether Keras alone does not say how its losses add up over chunks.
+        may_depend_on_chunking: Whether Keras alone does not say how its losses add up over chunks.
     """
 
     def __init__(self, model: keras.Model, float64: bool, is_replicated: bool, curvature: str = "exact"):
         self._model = model
         self._asked_for_float64 = float64
         self._is_replicated = is_replicated
-        self._bend = self._gauss_newton if curvature == "gauss-newton" else self._differentiate_twice
+        self._hvp = self._gauss_newton if curvature == "gauss-newton" else self._differentiate_twice
         self.logs = {}
         self.counted_losses = 0
         self.ranged_losses = []
         self.biases = {}
-        self.is_doubtful = False
+        self.may_depend_on_chunking = False
 
     @property
-    def quantities(self) -> dict[str, Quantity]:
+    def chunk_functions(self) -> dict[str, ChunkFunction]:
         """What a pass can add up, by name."""
         return {
-            "gradient": Quantity(self._gradient, lambda x: ((), x.shape), lambda: self.logs),
-            "value": Quantity(self._value, lambda x: ((),), lambda: self.logs),
-            "product": Quantity(self._product, lambda x, p: (p.shape,)),
-            "products": Quantity(self._products, lambda x, p: (p.shape,)),
-            "input_moments": Quantity(self._input_moments, lambda x: ((2 * self.parameters.size,),)),
-            "null_loss": Quantity(self._null_loss, lambda x: ((),)),
-            "misfits": Quantity(self._misfits, lambda x: ((len(self.ranged_losses), 2),)),
-            "denominators": Quantity(self.denominators, lambda x: ((self.counted_losses,),)),
+            "gradient": ChunkFunction(self._gradient, lambda x: ((), x.shape), lambda: self.logs),
+            "value": ChunkFunction(self._value, lambda x: ((),), lambda: self.logs),
+            "hvp": ChunkFunction(self._hvp_of_chunk, lambda x, p: (p.shape,)),
+            "hvps": ChunkFunction(self._hvps, lambda x, p: (p.shape,)),
+            "input_moments": ChunkFunction(self._input_moments, lambda x: ((2 * self.parameters.size,),)),
+            "null_loss": ChunkFunction(self._null_loss, lambda x: ((),)),
+            "misfits": ChunkFunction(self._misfits, lambda x: ((len(self.ranged_losses), 2),)),
+            "denominators": ChunkFunction(self.denominators, lambda x: ((self.counted_losses,),)),
         }
 
     @property
@@ -121,14 +121,14 @@ class ChunkTerms:
         (value, _), logs = self._gradient(point, chunk, total_rows, loss_denominators)
         return (value,), logs
 
-    def _product(self, point, chunk, total_rows, loss_denominators):
+    def _hvp_of_chunk(self, point, chunk, total_rows, loss_denominators):
         x, p = point
-        product, rows = self._bend(x, chunk, total_rows, loss_denominators)
+        product, rows = self._hvp(x, chunk, total_rows, loss_denominators)
         return (rows * product(p),), {}
 
-    def _products(self, point, chunk, total_rows, loss_denominators):
+    def _hvps(self, point, chunk, total_rows, loss_denominators):
         x, p = point
-        product, rows = self._bend(x, chunk, total_rows, loss_denominators)
+        product, rows = self._hvp(x, chunk, total_rows, loss_denominators)
         return (rows * tf.vectorized_map(product, p),), {}
 
     def _differentiate_twice(self, x, chunk, total_rows, loss_denominators):
@@ -146,16 +146,16 @@ class ChunkTerms:
         pieces = self.parameters.unravel(x)
 
         def run(outputs):
-            with heard_by(outputs):
-                return self._run_train_step(chunk, reductions, self._substitutes(pieces), cut=outputs.constant).loss
+            with recording(outputs):
+                return self._run_train_step(chunk, reductions, self._substitutes(pieces), detach=outputs.constant).loss
 
         with tracing.twice_differentiable():
             return gauss_newton.product(self, pieces, run), rows
 
-    def loss(self, pieces, chunk, total_rows, loss_denominators, squares):
-        """The loss of a chunk and its part of all rows; `squares` hears what is squared in it."""
+    def loss(self, pieces, chunk, total_rows, loss_denominators, recorder):
+        """The loss of a chunk and its part of all rows; `recorder` takes what is squared in it."""
         reductions, rows = _reductions(chunk, total_rows, loss_denominators)
-        record = self._run_train_step(chunk, reductions, self._substitutes(pieces), squares)
+        record = self._run_train_step(chunk, reductions, self._substitutes(pieces), recorder)
         self.counted_losses = len(reductions.parts)
         self.parameters.check_trains(record.variables)
         return record.loss, rows / total_rows
@@ -199,20 +199,20 @@ class ChunkTerms:
     def _substitutes(self, pieces):
         return list(zip(self.parameters.variables, pieces, strict=True)) if self._reads_x() else ()
 
-    def _run_train_step(self, chunk, reductions, substitutes=(), squares=None, cut=None, instead=None):
+    def _run_train_step(self, chunk, reductions, substitutes=(), recorder=None, detach=None, instead=None):
         float64 = self.dtype == "float64"
         compute = precision.float64_compute(self._model, substitutes) if float64 else contextlib.nullcontext()
         losses = tracing.undivided_losses() if self._is_replicated else contextlib.nullcontext()
         explained = precision.explained() if float64 else contextlib.nullcontext()
         ranged = []
         corrected = tracing.corrected_losses(
-            self._model, functools.partial(_reduce, reductions, squares, ranged, instead), cut
+            self._model, functools.partial(_reduce, reductions, recorder, ranged, instead), detach
         )
         with explained, compute, losses, corrected:
             record = train_step.run(self._model, precision.in_float64(chunk) if float64 else chunk)
         self.logs = keras.tree.map_structure(_spec, record.logs)
         self.ranged_losses = ranged
-        self.is_doubtful |= (
+        self.may_depend_on_chunking |= (
             reductions.may_mix_rows
             or keras_model.has_own_loss(self._model)
             or not keras_model.has_known_rows(self._model)
@@ -232,15 +232,15 @@ def _reductions(chunk, total_rows, loss_denominators):
     return LossReductions(rows, total_rows, loss_denominators), rows
 
 
-def _reduce(reductions, squares, ranged, instead, stock, loss, y_true, y_pred, values, sample_weight, mask):
+def _reduce(reductions, recorder, ranged, instead, stock, loss, y_true, y_pred, values, sample_weight, mask):
     """The reduction of a loss, which belongs to the objective until the gradients have been handed over."""
     if train_step.current_record().gradients is not None:
         return stock(values, sample_weight, mask, loss.reduction)
     loss_domains.check_logits(loss, y_pred)
     if loss_domains.has_domain(loss):
         ranged.append(loss)
-    if squares is not None:
-        squares.hear_loss(loss, y_true, y_pred, values)
+    if recorder is not None:
+        recorder.record_loss(loss, y_true, y_pred, values)
     if instead is not None:
         values = instead(loss, y_true, y_pred, values, sample_weight, mask)
     return reductions.reduce(stock, loss, y_true, y_pred, values, sample_weight, mask)

@@ -1,7 +1,7 @@
 """One pass over the full batch at one point x: assigns x, adds up, and puts the model's state back.
 
 A pass over whole tensors is one call of one `tf.function`, one over batches a call for each. Where the rows are is the
-business of a part:
+business of a reducer:
 
     OneReplica      all of them in this process
     ReplicaPass     each replica of a strategy has its own
@@ -18,7 +18,7 @@ import tensorflow as tf
 
 from kormos_opt.data.full_batch import WholeTensors
 from kormos_opt.keras_internals import tracing
-from kormos_opt.objective.chunk_sums import ChunkSums, PassResult, Quantity, Structure, compiled, flat
+from kormos_opt.objective.chunk_sums import ChunkFunction, ChunkSums, PassResult, Structure, compiled, flat
 from kormos_opt.objective.model_state import ModelState
 
 
@@ -27,14 +27,14 @@ class Accumulator(NamedTuple):
 
     Attributes:
         before: The model's state before the pass.
-        local: What was added up so far, as the part keeps it.
+        local: What was added up so far, as the reducer keeps it.
     """
 
     before: list
     local: Any
 
 
-class Part(Protocol):
+class Reducer(Protocol):
     """Adds up where the rows are. It never puts the model's state back."""
 
     is_alone: bool
@@ -51,11 +51,11 @@ class Part(Protocol):
     def add(self, local, point, chunk, total_rows, loss_denominators):
         """The sums with one more batch."""
 
-    def taken(self, local, point):
+    def local_result(self, local, point):
         """The sums, with the state that the batches have led to."""
 
-    def total(self, taken, point) -> PassResult:
-        """The result of all processes from what this one has `taken`."""
+    def all_reduce(self, local_result, point) -> PassResult:
+        """The result of all processes from what this one has `local_result`."""
 
     def give_up(self, point) -> None:
         """Tells other processes that this one cannot go on."""
@@ -68,20 +68,20 @@ class FullPass:
         model: The model.
         state: What a pass moves in the model.
         assign: Makes a vector x the model's weights.
-        part: What adds up where the rows are.
+        reducer: What adds up where the rows are.
     """
 
-    def __init__(self, model: keras.Model, state: ModelState, assign: Callable, part: Part):
+    def __init__(self, model: keras.Model, state: ModelState, assign: Callable, reducer: Reducer):
         self._eager = model.run_eagerly
         self._state = state
         self._assign = assign
-        self._part = part
+        self._reducer = reducer
         self._begin = compiled(self._run_begin, self._eager)
         self._whole = functools.cache(
-            lambda exact, *cut: compiled(functools.partial(self._run_whole, *cut), self._eager, exact)
+            lambda exact, *layout: compiled(functools.partial(self._run_whole, *layout), self._eager, exact)
         )
         self._calls = {}
-        self.graph = part.graph
+        self.graph = reducer.graph
 
     def over_whole(
         self, full_batch: WholeTensors, rows_per_chunk: int, rows: tf.Tensor, loss_denominators: tf.Tensor
@@ -90,31 +90,31 @@ class FullPass:
 
         One concrete function of flat tensors: a call costs a fraction of what calling a `tf.function` does.
         """
-        if self._eager or not self._part.is_alone:
-            run, data = self.inside(full_batch, rows_per_chunk)
+        if self._eager or not self._reducer.is_alone:
+            run, data = self.graph_function(full_batch, rows_per_chunk)
             return lambda point: run(point, rows, loss_denominators, *data)
         data, structure = flat(full_batch.data)
-        cut = structure, rows_per_chunk, full_batch.rows <= rows_per_chunk
+        layout = structure, rows_per_chunk, full_batch.rows <= rows_per_chunk
         others = rows, loss_denominators, *data
         call = None
 
         def over_whole(point):
             nonlocal call
             if call is None:
-                call = self._call(cut, point, others)
+                call = self._call(layout, point, others)
             return call(*point, *others)
 
         return over_whole
 
-    def _call(self, cut, point, others):
+    def _call(self, layout, point, others):
         """The concrete function for tensors like these, looked up once a fit: it takes as long as many evaluations."""
         specs = tuple(tuple(tf.TensorSpec(each.shape, each.dtype) for each in part) for part in (point, others))
-        key = cut, specs
+        key = layout, specs
         if key not in self._calls:
-            self._calls[key] = tracing.flat_call(self._whole(False, *cut).get_concrete_function(specs[0], *others))
+            self._calls[key] = tracing.flat_call(self._whole(False, *layout).get_concrete_function(specs[0], *others))
         return self._calls[key]
 
-    def inside(self, full_batch: WholeTensors, rows_per_chunk: int) -> tuple[Callable, tuple]:
+    def graph_function(self, full_batch: WholeTensors, rows_per_chunk: int) -> tuple[Callable, tuple]:
         """The pass over whole tensors, for use inside a `tf.function` of the caller too.
 
         Returns:
@@ -125,29 +125,29 @@ class FullPass:
         whole = self._whole(True, structure, rows_per_chunk, full_batch.rows <= rows_per_chunk)
 
         def run(point, rows, loss_denominators, *data):
-            return self._part.total(whole(point, rows, loss_denominators, *data), point)
+            return self._reducer.all_reduce(whole(point, rows, loss_denominators, *data), point)
 
         return run, data
 
     def begin(self, point) -> Accumulator:
         """Starts a pass over batches."""
         before = self._begin(point[0])
-        return Accumulator(before, self._part.start(point))
+        return Accumulator(before, self._reducer.start(point))
 
     def add(self, accumulator: Accumulator, point, chunk, rows: tf.Tensor, loss_denominators: tf.Tensor) -> Accumulator:
         """Adds a batch."""
-        return accumulator._replace(local=self._part.add(accumulator.local, point, chunk, rows, loss_denominators))
+        return accumulator._replace(local=self._reducer.add(accumulator.local, point, chunk, rows, loss_denominators))
 
     def end(self, accumulator: Accumulator, point) -> PassResult:
         """Ends a pass over batches."""
-        taken = self._part.taken(accumulator.local, point)
+        local_result = self._reducer.local_result(accumulator.local, point)
         self._state.restore(accumulator.before)
-        return self._part.total(taken, point)
+        return self._reducer.all_reduce(local_result, point)
 
     def give_up(self, accumulator: Accumulator, point) -> None:
         """Ends a pass over batches that cannot go on."""
         self._state.restore(accumulator.before)
-        self._part.give_up(point)
+        self._reducer.give_up(point)
 
     def _run_begin(self, x):
         self._assign(x)
@@ -155,25 +155,26 @@ class FullPass:
 
     def _run_whole(self, structure, rows_per_chunk, one_chunk, point, total_rows, loss_denominators, *data):
         before = self._run_begin(point[0])
-        taken = self._part.whole(structure, rows_per_chunk, one_chunk, point, total_rows, loss_denominators, *data)
+        others = point, total_rows, loss_denominators, *data
+        local_result = self._reducer.whole(structure, rows_per_chunk, one_chunk, *others)
         self._state.restore(before)
-        return taken
+        return local_result
 
 
 class OneReplica:
-    """The part of a process that has all rows.
+    """The reducer of a process that has all rows.
 
     Args:
         model: The model.
         state: What a pass moves in the model.
-        quantity: What is added up.
+        chunk_function: What is added up.
         rows_done: A counter of rows.
     """
 
     is_alone = True
 
-    def __init__(self, model: keras.Model, state: ModelState, quantity: Quantity, rows_done: tf.Variable):
-        self._chunks = ChunkSums(model, quantity, rows_done)
+    def __init__(self, model: keras.Model, state: ModelState, chunk_function: ChunkFunction, rows_done: tf.Variable):
+        self._chunks = ChunkSums(model, chunk_function, rows_done)
         self._state = state
         self._reset = compiled(state.reset_metrics, model.run_eagerly)
         self._statistics = compiled(state.save_moving_statistics, model.run_eagerly)
@@ -189,7 +190,7 @@ class OneReplica:
     def start(self, point):
         """Zeros, and no logs yet."""
         self._reset()
-        return self._chunks.quantity.zeros(point), {}
+        return self._chunks.chunk_function.zeros(point), {}
 
     def add(self, local, point, chunk, total_rows, loss_denominators):
         """One more batch."""
@@ -197,14 +198,14 @@ class OneReplica:
         self._chunks.count(chunk)
         return sums, logs
 
-    def taken(self, local, point):
+    def local_result(self, local, point):
         """The result of all rows."""
         sums, logs = local
         return PassResult(sums, self._statistics(), logs)
 
-    def total(self, taken: PassResult, point) -> PassResult:
-        """What was taken: there are no others."""
-        return taken
+    def all_reduce(self, local_result: PassResult, point) -> PassResult:
+        """What was added up: there are no others."""
+        return local_result
 
     def give_up(self, point) -> None:
         """There is nobody to tell."""

@@ -17,37 +17,37 @@ import tensorflow as tf
 
 
 class Outputs:
-    """The outputs of one chunk, cut off from the weights that they come from: losses see them as constants.
+    """The outputs of one chunk, detached from the weights that they come from: losses see them as constants.
 
     Args:
         tapes: What the losses are computed on.
 
     Attributes:
         whole: The outputs, as functions of the weights.
-        cut: The same as constants, which the tapes watch.
+        detached: The same as constants, which the tapes watch.
     """
 
     def __init__(self, tapes: Sequence[tf.GradientTape]):
         self._tapes = tapes
-        self.whole, self.cut = [], []
+        self.whole, self.detached = [], []
 
     def constant(self, output):
         """What a loss is given in place of an output."""
-        constant = self._cut(output)
+        constant = self._detach(output)
         logits = getattr(output, "_keras_logits", None)
         if logits is not None:
-            constant._keras_logits = self._cut(logits)
+            constant._keras_logits = self._detach(logits)
         return constant
 
     def add(self, residual, weight, value) -> None:
-        """Takes a square of `mean_square`, which has had its residual cut already."""
+        """Takes a square of `mean_square`, which has detached its residual already."""
 
-    def _cut(self, output):
+    def _detach(self, output):
         constant = tf.stop_gradient(output)
         for tape in self._tapes:
             tape.watch(constant)
         self.whole.append(output)
-        self.cut.append(constant)
+        self.detached.append(constant)
         return constant
 
 
@@ -68,7 +68,7 @@ def product(terms, pieces, run):
             inner.watch(pieces)
             outputs = Outputs([outer, inner])
             loss = run(outputs)
-        slopes = inner.gradient(loss, outputs.cut, unconnected_gradients="zero")
+        slopes = inner.gradient(loss, outputs.detached, unconnected_gradients="zero")
         of_penalties = terms.vector_gradient(inner, loss, pieces)
     if not outputs.whole:
         raise ValueError(
@@ -80,7 +80,7 @@ def product(terms, pieces, run):
 
     def times(p):
         moved = [tf.cast(along(p), output.dtype) for along, output in zip(forward, outputs.whole, strict=True)]
-        bent = outer.gradient(slopes, outputs.cut, moved, unconnected_gradients="zero")
+        bent = outer.gradient(slopes, outputs.detached, moved, unconnected_gradients="zero")
         back = [
             terms.vector_gradient(outer, output, pieces, vector)
             for output, vector in zip(outputs.whole, bent, strict=True)

@@ -15,10 +15,10 @@ import keras
 import tensorflow as tf
 
 from kormos_opt.data import memory_limits
-from kormos_opt.data.full_batch import BatchList, FullBatch, WholeTensors, first_chunk
+from kormos_opt.data.full_batch import BatchSequence, FullBatch, WholeTensors, first_chunk
 from kormos_opt.data.replicas import Replicas
 from kormos_opt.objective import chunk_size, precision
-from kormos_opt.objective.captured_variables import OutsideVariables
+from kormos_opt.objective.captured_variables import CapturedVariables
 
 _UNCOUNTED = tf.TensorSpec((0,), tf.float64)
 
@@ -49,7 +49,7 @@ class ObjectiveSettings(NamedTuple):
 
     def prepared(self, data: FullBatch, replicas: Replicas | None) -> FullBatch:
         """The data in float64 where f is, once for all evaluations, if that takes an eighth of the memory at most."""
-        if not (self.float64 and self.copies) or replicas is not None or isinstance(data, BatchList):
+        if not (self.float64 and self.copies) or replicas is not None or isinstance(data, BatchSequence):
             return data
         leaves = [leaf for leaf in keras.tree.flatten(data.data) if leaf is not None and leaf.dtype.is_floating]
         if sum(8 * int(tf.size(leaf)) for leaf in leaves) > memory_limits.eighth_of_all():
@@ -68,7 +68,7 @@ class Objective:
         terms: What one chunk contributes.
         parameters: The weights as a vector.
         state: What a pass moves in the model.
-        outside: What f depends on beside the weights.
+        captured: What f depends on beside the weights.
         rows_done: A counter of the rows that passes have gone through, for a sign of life from within a pass.
         may_vectorize: Whether `tf.vectorized_map` can run the train step.
         traces: What others have traced over it, by keys of theirs. It lives as long as the objective.
@@ -88,7 +88,7 @@ class Objective:
         self.may_vectorize = graph is not None and not chunk_size.has_loops(graph)
         self.parameters = terms.parameters
         self.state = state
-        self.outside = OutsideVariables(self.parameters, state, graph)
+        self.captured = CapturedVariables(self.parameters, state, graph)
         self.rows_done = rows_done
         wanted = None if settings.batch_size == "auto" else settings.batch_size
         self.rows_per_chunk = chunk_size.of(graph, wanted, may_cut=not state.moving_statistics)
@@ -115,7 +115,7 @@ class Objective:
 
     def measure(self, data: FullBatch, rows: tf.Tensor) -> None:
         """With `batch_size="auto"`, once: chunks as large as the memory takes, for data in whole tensors."""
-        if self.settings.batch_size != "auto" or self._measured or isinstance(data, BatchList):
+        if self.settings.batch_size != "auto" or self._measured or isinstance(data, BatchSequence):
             return
         self._measured = True
         denominators = tf.ones((self.terms.counted_losses,), tf.float64)

@@ -1,4 +1,4 @@
-"""The part of a pass under a strategy: each replica adds up its own rows, one all-reduce adds them up.
+"""The reducer of a pass under a strategy: each replica adds up its own rows, one all-reduce adds them up.
 
 A replica hands over one vector, in which everything is a sum over its rows:
 
@@ -18,12 +18,12 @@ import tensorflow as tf
 
 from kormos_opt.data.replicas import Replicas
 from kormos_opt.data.rows import rows_of, static_row_count
-from kormos_opt.objective.chunk_sums import ChunkSums, PassResult, Quantity, compiled, flat
+from kormos_opt.objective.chunk_sums import ChunkFunction, ChunkSums, PassResult, compiled, flat
 from kormos_opt.objective.model_state import ModelState
 
 
 class ReplicaPass:
-    """A `Part` of a `FullPass`.
+    """A `Reducer` of a `FullPass`.
 
     The local work and the all-reduce are `tf.function`s of their own: TensorFlow tells the all-reduces of a call apart
     by a key that does not find its way into a function inside a loop. The metrics are left to the replicas: assigned
@@ -32,7 +32,7 @@ class ReplicaPass:
     Args:
         model: The model.
         state: What a pass moves in the model.
-        quantity: What is added up.
+        chunk_function: What is added up.
         rows_done: A counter of rows.
         replicas: The replicas.
     """
@@ -40,9 +40,14 @@ class ReplicaPass:
     is_alone = False
 
     def __init__(
-        self, model: keras.Model, state: ModelState, quantity: Quantity, rows_done: tf.Variable, replicas: Replicas
+        self,
+        model: keras.Model,
+        state: ModelState,
+        chunk_function: ChunkFunction,
+        rows_done: tf.Variable,
+        replicas: Replicas,
     ):
-        self._chunks = ChunkSums(model, quantity, rows_done)
+        self._chunks = ChunkSums(model, chunk_function, rows_done)
         self._state = state
         self._replicas = replicas
         run, as_graph = replicas.run, functools.partial(compiled, eager=model.run_eagerly)
@@ -80,13 +85,13 @@ class ReplicaPass:
         self._chunks.count(chunk)
         return self._add(structure)(local, point, total_rows, loss_denominators, *parts)
 
-    def taken(self, local, point):
+    def local_result(self, local, point):
         """The vectors of all replicas here."""
         return self._vectors(local, point)
 
-    def total(self, taken, point) -> PassResult:
+    def all_reduce(self, local_result, point) -> PassResult:
         """What the vectors of all replicas everywhere add up to."""
-        return self._result(self._replicas.sum(taken), point)
+        return self._result(self._replicas.sum(local_result), point)
 
     def give_up(self, point) -> None:
         """Tells the other workers that this one cannot go on."""
@@ -125,9 +130,9 @@ class ReplicaPass:
 
     def _nothing(self, point):
         """The rows, sums and logs of a replica before its first row."""
-        quantity = self._chunks.quantity
-        logs = keras.tree.map_structure(lambda spec: tf.zeros(spec.shape, spec.dtype), quantity.logs())
-        return tf.zeros((), tf.float64), quantity.zeros(point), logs
+        chunk_function = self._chunks.chunk_function
+        logs = keras.tree.map_structure(lambda spec: tf.zeros(spec.shape, spec.dtype), chunk_function.logs())
+        return tf.zeros((), tf.float64), chunk_function.zeros(point), logs
 
     def _vector(self, local, point):
         rows, sums, logs = local
@@ -144,12 +149,12 @@ class ReplicaPass:
 
     def _layout(self, point):
         """Shapes and dtypes of what follows `header` and `rows` in the vector: terms, metrics, statistics, logs."""
-        quantity = self._chunks.quantity
+        chunk_function = self._chunks.chunk_function
         return (
-            [(shape, "float64") for shape in quantity.shapes(*point)],
+            [(shape, "float64") for shape in chunk_function.shapes(*point)],
             [(variable.shape, variable.dtype) for variable in self._state.metrics],
             [(variable.shape, variable.dtype) for variable in self._state.moving_statistics],
-            [(spec.shape, spec.dtype) for spec in keras.tree.flatten(quantity.logs())],
+            [(spec.shape, spec.dtype) for spec in keras.tree.flatten(chunk_function.logs())],
         )
 
     def _run_result(self, total, point):
@@ -167,5 +172,5 @@ class ReplicaPass:
             value if variable.aggregation == "sum" else value / tf.cast(rows[0], value.dtype)
             for variable, value in zip(self._state.metrics, metrics, strict=True)
         ]
-        logs = keras.tree.pack_sequence_as(self._chunks.quantity.logs(), logs)
+        logs = keras.tree.pack_sequence_as(self._chunks.chunk_function.logs(), logs)
         return PassResult(tuple(terms), statistics, self._state.results(metrics, logs))

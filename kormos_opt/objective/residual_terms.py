@@ -13,7 +13,7 @@ from kormos_opt.keras_internals import tracing
 from kormos_opt.objective.chunk_sums import compiled
 from kormos_opt.objective.chunk_terms import ChunkTerms
 from kormos_opt.objective.objective import Objective
-from kormos_opt.objective.squares import Squares, heard_by
+from kormos_opt.objective.residual_recorder import ResidualRecorder, recording
 
 
 class ResidualTerms:
@@ -23,16 +23,16 @@ class ResidualTerms:
         terms: What a chunk contributes to the loss.
 
     Attributes:
-        squares: Those that were heard last.
+        recorder: That of the chunk that was traced last.
     """
 
     def __init__(self, terms: ChunkTerms):
         self._terms = terms
-        self.squares: Squares | None = None
+        self.recorder: ResidualRecorder | None = None
 
     def residuals(self, x, chunk, total_rows, loss_denominators):
         """Of shape `(m,)`."""
-        residuals, _, _ = self._heard(x, chunk, total_rows, loss_denominators)
+        residuals, _, _ = self._recorded(x, chunk, total_rows, loss_denominators)
         return residuals
 
     def jacobian_of_each_row(self, x, chunk, total_rows, loss_denominators):
@@ -42,8 +42,8 @@ class ResidualTerms:
         """
 
         def of_row(i):
-            residuals, tape, pieces = self._heard(x, row_of(chunk, i), total_rows, loss_denominators)
-            units = tf.eye(residuals.shape[0], dtype=tf.float64)[: residuals.shape[0] - self.squares.once]
+            residuals, tape, pieces = self._recorded(x, row_of(chunk, i), total_rows, loss_denominators)
+            units = tf.eye(residuals.shape[0], dtype=tf.float64)[: residuals.shape[0] - self.recorder.shared_count]
             return tf.vectorized_map(lambda unit: self._terms.vector_gradient(tape, residuals, pieces, unit), units)
 
         jacobian = tf.vectorized_map(of_row, tf.range(static_row_count(chunk)))
@@ -51,24 +51,24 @@ class ResidualTerms:
 
     def products(self, x, chunk, total_rows, loss_denominators, p):
         """The Jacobian times every row of `p`, of shape `(k, n)`: of shape `(k, m)`."""
-        residuals, tape, pieces = self._heard(x, chunk, total_rows, loss_denominators)
+        residuals, tape, pieces = self._recorded(x, chunk, total_rows, loss_denominators)
         return tf.vectorized_map(self._terms.forward(tape, residuals, pieces), p)
 
     def transposed_products(self, x, chunk, total_rows, loss_denominators, r):
         """The transposed Jacobian times every row of `r`, of shape `(k, m)`: of shape `(k, n)`."""
-        residuals, tape, pieces = self._heard(x, chunk, total_rows, loss_denominators)
+        residuals, tape, pieces = self._recorded(x, chunk, total_rows, loss_denominators)
         return tf.vectorized_map(lambda row: self._terms.vector_gradient(tape, residuals, pieces, row), r)
 
-    def _heard(self, x, chunk, total_rows, loss_denominators):
-        squares, pieces = Squares(static_row_count(chunk)), self._terms.parameters.unravel(x)
+    def _recorded(self, x, chunk, total_rows, loss_denominators):
+        recorder, pieces = ResidualRecorder(static_row_count(chunk)), self._terms.parameters.unravel(x)
         with tf.GradientTape(persistent=True) as tape:
             tape.watch(pieces)
             with tf.GradientTape() as inner:
                 inner.watch(pieces)
-                with heard_by(squares), tracing.heard_penalties(squares.add_penalty, squares.others.append):
-                    loss, share = self._terms.loss(pieces, chunk, total_rows, loss_denominators, squares)
-            residuals = squares.residuals(inner, loss, share)
-        self.squares = squares
+                with recording(recorder), tracing.recorded_penalties(recorder.add_penalty, recorder.others.append):
+                    loss, share = self._terms.loss(pieces, chunk, total_rows, loss_denominators, recorder)
+            residuals = recorder.residuals(inner, loss, share)
+        self.recorder = recorder
         return residuals, tape, pieces
 
 

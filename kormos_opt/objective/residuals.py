@@ -6,12 +6,12 @@ import numpy as np
 import tensorflow as tf
 
 from kormos_opt.data import memory_limits
-from kormos_opt.data.full_batch import BatchList
+from kormos_opt.data.full_batch import BatchSequence
 from kormos_opt.data.rows import rows_between
 from kormos_opt.objective import precision
 from kormos_opt.objective.bound_objective import BoundObjective
 from kormos_opt.objective.residual_terms import TracedResiduals
-from kormos_opt.objective.starting_point import beside
+from kormos_opt.objective.starting_point import perturbed
 
 _ENTRIES_AT_ONCE = 2**23  # of the Jacobian, of which TensorFlow holds some copies
 _COPIES = 4  # of the Jacobian that a solver makes
@@ -41,8 +41,8 @@ class Residuals:
         self._traced = traced
         self.parameters = self._objective.parameters
         objective = self._objective
-        depends_on_cut = objective.outside.is_random or objective.state.moving_statistics
-        self._goes_row_by_row = objective.may_vectorize and not (depends_on_cut or isinstance(bound.data, BatchList))
+        differs = bool(objective.captured.is_random or objective.state.moving_statistics)
+        self._goes_row_by_row = objective.may_vectorize and not (differs or isinstance(bound.data, BatchSequence))
         self._counts = None
 
     def values(self, x: np.ndarray) -> np.ndarray:
@@ -56,7 +56,7 @@ class Residuals:
         if self._counts is None:
             self._check(x, values)
             self._counts = [part.size for part in parts]
-            self._goes_row_by_row &= self._traced.terms.squares.is_by_row and self._adds_up(x, values)
+            self._goes_row_by_row &= self._traced.terms.recorder.is_by_row and self._adds_up(x, values)
         return values
 
     def jacobian(self, x: np.ndarray) -> np.ndarray:
@@ -84,7 +84,7 @@ class Residuals:
     def transposed_product(self, x: np.ndarray, r: np.ndarray) -> np.ndarray:
         """The transposed Jacobian times `r` of shape `(m,)`."""
         *counts, last = self._counts_at(x)
-        *pieces, once = np.split(r, np.cumsum([*counts, last - self._once]))
+        *pieces, once = np.split(r, np.cumsum([*counts, last - self._shared_count]))
         pieces = iter([np.append(piece, once if i == 0 else 0 * once) for i, piece in enumerate(pieces)])
 
         def of_chunk(*chunk):
@@ -99,9 +99,9 @@ class Residuals:
         return self._counts
 
     @property
-    def _once(self):
+    def _shared_count(self):
         """How many residuals at the end every chunk repeats."""
-        return self._traced.terms.squares.once
+        return self._traced.terms.recorder.shared_count
 
     @property
     def _tolerance(self):
@@ -121,7 +121,7 @@ class Residuals:
     def _by_rows(self, x):
         """Chunk by chunk."""
         *counts, last = self._counts
-        counts = iter([*(count + self._once for count in counts), last])
+        counts = iter([*(count + self._shared_count for count in counts), last])
 
         def of_chunk(*chunk):
             return self._rows_of_chunk(chunk, 0, next(counts))
@@ -131,17 +131,17 @@ class Residuals:
     def _row_by_row(self, x, m, n):
         """Every row of data by itself, as many at a time as fit; then what every chunk repeats."""
         data = self._bound.data
-        of_a_row = (m - self._once) // data.rows
+        of_a_row = (m - self._shared_count) // data.rows
         rows = int(np.clip(_ENTRIES_AT_ONCE // (of_a_row * n), 1, min(self._objective.rows_per_chunk, data.rows)))
 
         def repeated(*chunk):
-            return self._rows_of_chunk(chunk, of_a_row, of_a_row + self._once)
+            return self._rows_of_chunk(chunk, of_a_row, of_a_row + self._shared_count)
 
         jacobian, done = np.empty((m, n)), 0
         for part in self._each_chunk(x, self._chunks(rows), self._traced.jacobian_of_each_row, repeats=True):
             jacobian[done : done + len(part)] = part
             done += len(part)
-        if self._once:
+        if self._shared_count:
             (jacobian[done:],) = self._each_chunk(x, [rows_between(data.data, 0, 1)], repeated, repeats=True)
         return jacobian
 
@@ -171,7 +171,7 @@ class Residuals:
         try:
             for chunk in chunks:
                 if part is not None:
-                    yield part if repeats else part[: len(part) - self._once]
+                    yield part if repeats else part[: len(part) - self._shared_count]
                 part = function(point, chunk, self._bound.rows, self._bound.loss_denominators).numpy()
             yield part
         finally:
@@ -180,16 +180,16 @@ class Residuals:
     def _chunks(self, rows=None):
         """All rows, as many at a time as the objective takes, or `rows`."""
         data = self._bound.data
-        if isinstance(data, BatchList):
+        if isinstance(data, BatchSequence):
             return data.batches
         rows = rows or self._objective.rows_per_chunk
         return (rows_between(data.data, start, start + rows) for start in range(0, data.rows, rows))
 
     def _adds_up(self, x, values):
         """Whether the first row and the last have by themselves the residuals that they have among all rows."""
-        if not self._objective.terms.is_doubtful:
+        if not self._objective.terms.may_depend_on_chunking:
             return True
-        data, of_a_row = self._bound.data, (values.size - self._once) // self._bound.data.rows
+        data, of_a_row = self._bound.data, (values.size - self._shared_count) // self._bound.data.rows
 
         def is_same(row):
             chunk = rows_between(data.data, row, row + 1)
@@ -205,7 +205,7 @@ class Residuals:
         fun, found = self._bound.evaluate(x, gradient=False).fun, float(values @ values)
         if np.isclose(found, fun, rtol=self._tolerance, atol=0) or not np.isfinite(fun):
             return
-        others = ", ".join(dict.fromkeys(self._traced.terms.squares.others))
+        others = ", ".join(dict.fromkeys(self._traced.terms.recorder.others))
         raise ValueError(
             "Expected a loss that is a sum of squares: MeanSquaredError, L2 penalties, and kormos_opt.mean_square in "
             f"losses of your own. Received: a loss of {fun:.6g}, of which {found:.6g} are squares. No squares are "
@@ -218,7 +218,7 @@ class Residuals:
         Raises:
             ValueError: If f or its gradient is not that of the squares there.
         """
-        elsewhere = beside(x)
+        elsewhere = perturbed(x)
         try:
             values, evaluation = self.values(elsewhere), self._bound.evaluate(elsewhere)
             if not (np.isfinite(values).all() and np.isfinite(evaluation.jac).all()):

@@ -111,6 +111,6 @@ def _share(leaf):
     return f"{_count(leaf)} of {_values(leaf).size} entries"
 
 
-def beside(x: np.ndarray) -> np.ndarray:
+def perturbed(x: np.ndarray) -> np.ndarray:
     """A point at which to look again: what holds at the first weights may be due to their zeros."""
     return x + 0.1 * (1 + np.abs(x)) * np.random.default_rng(0).choice([-1.0, 1.0], x.size)

@@ -21,13 +21,13 @@ from kormos_opt.optimizers.settings import (
     complete,
     with_new_names,
 )
-from kormos_opt.optimizers.solver_memory import RemembersSolver
+from kormos_opt.optimizers.solver_state import SavesSolverState
 from kormos_opt.training.fit_result import FitResult
 from kormos_opt.training.flat_objective import FlatObjective
 from kormos_opt.training.train_function import TrainFunction
 
 
-class BatchOptimizer(OwnedByOneModel, RemembersSolver):
+class BatchOptimizer(OwnedByOneModel, SavesSolverState):
     """Base of the deterministic full-batch optimizers: what they have in common beside the solver.
 
     It also gives the objective of a model and its data as functions of the flat vector of all weights, with the
@@ -82,7 +82,7 @@ class BatchOptimizer(OwnedByOneModel, RemembersSolver):
         elif model and not self.built:  # Keras's reader of .h5 files hands over an empty list
             super().build(model)
             self._add_solver_variables(model)
-            self._take_loaded()
+            self._load_state()
 
     def get_weights(self) -> np.ndarray:
         """The trainable weights as a float64 vector of shape `(n,)`."""
@@ -92,8 +92,8 @@ class BatchOptimizer(OwnedByOneModel, RemembersSolver):
         """Assigns a vector of shape `(n,)` to the trainable weights. A list of arrays is Keras's, for the variables of
         the optimizer itself."""
         if isinstance(x, (list, tuple)) and x and all(_is_array(each) for each in x):
-            self._memory.loaded_values = [np.array(each) for each in x]
-            self._take_loaded()
+            self._solver_state.loaded_values = [np.array(each) for each in x]
+            self._load_state()
         else:
             self._built().set_weights(x)
 

@@ -25,7 +25,7 @@ _Until = Callable[[Mapping[str, Any]], bool]
 _log = logging.getLogger("kormos_opt")
 
 
-class Standing(NamedTuple):
+class ChainState(NamedTuple):
     """Where a chain stands.
 
     Attributes:
@@ -46,7 +46,7 @@ class Standing(NamedTuple):
     products_before: int = 0
     is_over: bool = False
 
-    def counted(self, passes: int, products: int) -> "Standing":
+    def counted(self, passes: int, products: int) -> "ChainState":
         """After another epoch of a solver, which counts by itself; from zero again if it has started afresh."""
         before = self
         if passes <= self.passes - self.passes_before:
@@ -139,11 +139,11 @@ class Chain(OwnedByOneModel, keras.optimizers.Optimizer):
 
     def current(self) -> keras.optimizers.Optimizer:
         """The optimizer that is at work, or will be next."""
-        return self.chained[self._untracked.standing.stage]
+        return self.chained[self._untracked.state.stage]
 
-    def standing(self) -> Standing:
+    def state(self) -> ChainState:
         """Where the chain stands."""
-        return self._untracked.standing
+        return self._untracked.state
 
     def is_stochastic(self) -> bool:
         """Whether the optimizer at work is one of Keras."""
@@ -160,9 +160,9 @@ class Chain(OwnedByOneModel, keras.optimizers.Optimizer):
             compilation: Another object after every `compile`, which forgets the train functions.
         """
         self.advance()
-        standing = self._untracked.standing
-        if standing.is_over:
-            self._untracked.upcoming = standing._replace(is_over=False, epochs=0)
+        state = self._untracked.state
+        if state.is_over:
+            self._untracked.next_state = state._replace(is_over=False, epochs=0)
             self.advance()
             if len(self.chained) > 1:
                 _log.warning(_GOES_ON_IN_THE_LAST.format(self.current().name))
@@ -172,7 +172,7 @@ class Chain(OwnedByOneModel, keras.optimizers.Optimizer):
 
     def reset(self) -> None:
         """The next fit begins with the first stage, from the weights as they are."""
-        self._untracked.upcoming = Standing()
+        self._untracked.next_state = ChainState()
         self.advance()
         for train_function in self._untracked.train_functions.values():
             if isinstance(train_function, TrainFunction):
@@ -188,39 +188,39 @@ class Chain(OwnedByOneModel, keras.optimizers.Optimizer):
         Returns:
             The logs with the columns of the chain.
         """
-        before = self._untracked.standing
+        before = self._untracked.state
         if self.is_stochastic():
-            standing = before._replace(epochs=before.epochs + 1, passes=before.passes + 1)
-            self._untracked.stochastic_result = self._result_of_epochs(standing, logs)
+            state = before._replace(epochs=before.epochs + 1, passes=before.passes + 1)
+            self._untracked.stochastic_result = self._result_of_epochs(state, logs)
         else:
-            standing = before.counted(int(logs["fg_evals"]), int(logs["hessp_evals"]))
-        self._untracked.standing = self._untracked.upcoming = standing
-        columns = {"fg_evals": standing.passes, "hessp_evals": standing.products, "stage": standing.stage}
+            state = before.counted(int(logs["fg_evals"]), int(logs["hessp_evals"]))
+        self._untracked.state = self._untracked.next_state = state
+        columns = {"fg_evals": state.passes, "hessp_evals": state.products, "stage": state.stage}
         logs = {"grad": np.nan, **logs, **columns}
-        until = self._untracked.until[standing.stage]
+        until = self._untracked.until[state.stage]
         is_met = until is not None and bool(until(logs))
-        if has_ended or is_met or standing.epochs == self._untracked.epochs[standing.stage]:
+        if has_ended or is_met or state.epochs == self._untracked.epochs[state.stage]:
             self.end_stage()
         return logs
 
     def end_stage(self) -> None:
         """The stage is over. Files say so from here on; it stays at work until `advance`."""
-        standing = self._untracked.standing
-        if standing.stage + 1 == len(self.chained):
-            self._untracked.upcoming = standing._replace(is_over=True)
+        state = self._untracked.state
+        if state.stage + 1 == len(self.chained):
+            self._untracked.next_state = state._replace(is_over=True)
         else:
-            passes, products = standing.passes, standing.products
-            self._untracked.upcoming = Standing(standing.stage + 1, 0, passes, products, passes, products)
+            passes, products = state.passes, state.products
+            self._untracked.next_state = ChainState(state.stage + 1, 0, passes, products, passes, products)
 
     def stage_is_over(self) -> bool:
         """Whether `advance` goes on to another stage, or to the end."""
-        return self._untracked.upcoming.is_over or self._untracked.upcoming.stage != self._untracked.standing.stage
+        return self._untracked.next_state.is_over or self._untracked.next_state.stage != self._untracked.state.stage
 
     def advance(self) -> None:
         """Goes on to the next stage if this one is over."""
-        if self._untracked.standing != self._untracked.upcoming:
-            self._untracked.standing = self._untracked.upcoming
-            until = self._untracked.until[self._untracked.standing.stage]
+        if self._untracked.state != self._untracked.next_state:
+            self._untracked.state = self._untracked.next_state
+            until = self._untracked.until[self._untracked.state.stage]
             if hasattr(until, "reset"):
                 until.reset()
 
@@ -230,20 +230,20 @@ class Chain(OwnedByOneModel, keras.optimizers.Optimizer):
 
         Of an optimizer of Keras, which never ends by itself, it says how far it has come.
         """
-        if self.is_stochastic() and self._untracked.standing.epochs:
+        if self.is_stochastic() and self._untracked.state.epochs:
             return self._untracked.stochastic_result
-        so_far = self.chained[: self._untracked.standing.stage + 1]
+        so_far = self.chained[: self._untracked.state.stage + 1]
         results = [each.result for each in so_far if isinstance(each, BatchOptimizer)]
         return next((result for result in reversed(results) if result is not None), None)
 
-    def _result_of_epochs(self, standing, logs):
+    def _result_of_epochs(self, state, logs):
         optimizer, loss = self.current(), logs.get("loss", np.nan)
         message = (
-            f"Not converged: {optimizer.name}, stage {standing.stage} of {len(self.chained)}, has had "
-            f"{standing.epochs} epochs. fit goes on from here."
+            f"Not converged: {optimizer.name}, stage {state.stage} of {len(self.chained)}, has had "
+            f"{state.epochs} epochs. fit goes on from here."
         )
         return FitResult(
-            message=message, success=False, status=1, ending=None, method=optimizer.name, fun=loss, nit=standing.epochs
+            message=message, success=False, status=1, ending=None, method=optimizer.name, fun=loss, nit=state.epochs
         )
 
     @property
@@ -292,9 +292,9 @@ class Chain(OwnedByOneModel, keras.optimizers.Optimizer):
     def save_own_variables(self, store):
         """As Keras does, and where the chain stands."""
         super().save_own_variables(store)
-        upcoming = self._untracked.upcoming
-        store[_STANDING] = np.array(upcoming, "int64")
-        state = getattr(self._untracked.until[upcoming.stage], "state", None)
+        next_state = self._untracked.next_state
+        store[_STANDING] = np.array(next_state, "int64")
+        state = getattr(self._untracked.until[next_state.stage], "state", None)
         if state is not None and not self.stage_is_over():
             store[_CONDITION] = np.asarray(state, "float64")
 
@@ -303,7 +303,7 @@ class Chain(OwnedByOneModel, keras.optimizers.Optimizer):
         names = set(store.keys())
         if _STANDING in names:
             *counts, is_over = (int(count) for count in np.array(store[_STANDING]))
-            self._untracked.standing = self._untracked.upcoming = Standing(*counts, bool(is_over))
+            self._untracked.state = self._untracked.next_state = ChainState(*counts, bool(is_over))
             until = self._untracked.until[counts[0]]
             if hasattr(until, "reset"):
                 until.reset()
@@ -364,7 +364,7 @@ class _Untracked:
 
     def __init__(self, epochs, until):
         self.epochs, self.until = epochs, until
-        self.standing = self.upcoming = Standing()
+        self.state = self.next_state = ChainState()
         self.train_functions = {}
         self.compilation = None  # of the last fit
         self.stochastic_result = None

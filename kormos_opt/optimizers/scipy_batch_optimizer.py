@@ -79,7 +79,7 @@ class ScipyBatchOptimizer(BatchOptimizer):
             tol=tol,
         )
         if self.curvature != "exact" and not any(
-            stage.method.derivatives in ("product", "hessian") for stage in self.stages
+            stage.method.derivatives in ("hvp", "hessian") for stage in self.stages
         ):
             raise ValueError(
                 f"Expected a method with second derivatives. Received: curvature={self.curvature!r} for "

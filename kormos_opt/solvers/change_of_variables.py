@@ -24,8 +24,8 @@ from kormos_opt.solvers.base import (
     TransposedProduct,
     unknown_request,
 )
-from kormos_opt.solvers.endings import Ending
 from kormos_opt.solvers.first_step import visible_length
+from kormos_opt.solvers.termination import TerminationReason
 from kormos_opt.solvers.units import Units
 
 
@@ -99,7 +99,7 @@ def _stretched(begin, x0, units, is_free, resolution, bounds):
 def _evaluate_once(x0, derivatives):
     answer = yield EvaluateWithGradient(x0) if derivatives else EvaluateValue(x0)
     fun = answer[0] if derivatives else answer
-    return Ending.ALL_FIXED.result(x=x0, fun=fun, nit=0, nfev=1)
+    return TerminationReason.ALL_FIXED.result(x=x0, fun=fun, nit=0, nfev=1)
 
 
 def _expanded(solver, part):

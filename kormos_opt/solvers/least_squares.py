@@ -14,20 +14,20 @@ from scipy.optimize import Bounds, OptimizeResult
 from scipy.sparse.linalg import LinearOperator
 
 from kormos_opt.solvers.base import Jacobian, JacobianProduct, Residuals, Solver, TransposedProduct
-from kormos_opt.solvers.endings import Ending
 from kormos_opt.solvers.registry import Method, register
 from kormos_opt.solvers.scipy_thread import in_thread
+from kormos_opt.solvers.termination import TerminationReason
 
 DENSE_ENTRIES = 2**27  # of a Jacobian that is kept as a matrix: 1 GiB
 _EPSILON = np.finfo("float64").eps
 _SMALL_OFFSET, _SHORT_STEP = 1e-3, 1e-6
 _PARALLEL = 1e-6  # singular values, of the largest, whose directions do not count
 _ENDINGS = {
-    0: (Ending.LIMIT, "options={'max_nfev': ...}"),
-    1: (Ending.SMALL_GRADIENT, "options={'gtol': ...}"),
-    2: (Ending.SMALL_REDUCTION, "options={'ftol': ...}"),
-    3: (Ending.SHORT_STEP, "options={'xtol': ...}"),
-    4: (Ending.SMALL_CHANGE, "tol"),
+    0: (TerminationReason.LIMIT, "options={'max_nfev': ...}"),
+    1: (TerminationReason.SMALL_GRADIENT, "options={'gtol': ...}"),
+    2: (TerminationReason.SMALL_REDUCTION, "options={'ftol': ...}"),
+    3: (TerminationReason.SHORT_STEP, "options={'xtol': ...}"),
+    4: (TerminationReason.SMALL_CHANGE, "tol"),
 }
 
 
@@ -149,7 +149,7 @@ class _Call:
         try:
             return self._settled(scipy.optimize.least_squares(fun, self._x0, jac, **self._settings))
         except _LossIsZeroError:
-            return Ending.ZERO_LOSS.result(x=self._iterate, nit=self._nit, nfev=self._nfev, njev=self._njev)
+            return TerminationReason.ZERO_LOSS.result(x=self._iterate, nit=self._nit, nfev=self._nfev, njev=self._njev)
 
     def _is_zero(self, residuals):
         return np.linalg.norm(residuals) <= _EPSILON * np.linalg.norm(self._first)
@@ -165,13 +165,13 @@ class _Call:
     def _settled(self, result):
         ending, option = _ENDINGS[result.status]
         words = {"option": option}
-        if ending not in (Ending.LIMIT, Ending.SMALL_GRADIENT) and not self._products:
+        if ending not in (TerminationReason.LIMIT, TerminationReason.SMALL_GRADIENT) and not self._products:
             free = result.active_mask == 0
             jacobian, residuals = result.jac[:, free], result.fun
             if self._settings.get("loss", "linear") != "linear":
                 residuals = scipy.linalg.lstsq(jacobian.T, result.grad[free])[0]  # of the loss that scipy minimized
             if not is_at_optimum(jacobian, residuals, result.x[free], np.sqrt(2 * result.cost)):
-                ending, words = Ending.ONLY_SHORT_STEPS, {"norm": 2 * np.linalg.norm(result.grad[free])}
+                ending, words = TerminationReason.ONLY_SHORT_STEPS, {"norm": 2 * np.linalg.norm(result.grad[free])}
         return ending.result(
             x=result.x,
             cost=result.cost,
@@ -229,7 +229,7 @@ register(
         limits=("max_nfev",),
         tolerances=("ftol", "xtol", "gtol"),
         bounds=True,
-        ends_at_resolution=False,
+        stops_at_precision=False,
         reference="More, The Levenberg-Marquardt algorithm: implementation and theory (1978);\n"
         "https://docs.scipy.org/doc/scipy/reference/generated/scipy.optimize.least_squares.html",
     )

@@ -11,7 +11,7 @@ from kormos_opt.solvers.base import ArraySpec, Solver
 
 DEFAULT_METHOD = "L-BFGS-B"
 NO_LIMIT = 2**31 - 1
-_NO_OPTIONS = {"x0", "tol", "bounds", "constraints", "memory"}  # arguments of `start` that are no options
+_NO_OPTIONS = {"x0", "tol", "bounds", "constraints", "state"}  # arguments of `start` that are no options
 METHODS: dict[str, Method] = {}
 """All rows, by their names in lower case."""
 
@@ -25,20 +25,20 @@ class Method:
 
     Args:
         name: What `ScipyBatchOptimizer(method=name)` and `compile(optimizer=name)` call it, in any case.
-        derivatives: What it asks for beside f: `"none"`, `"gradient"`, `"product"` (Hessian-vector products),
+        derivatives: What it asks for beside f: `"none"`, `"gradient"`, `"hvp"` (Hessian-vector products),
             `"hessian"` (products with all unit vectors) or `"jacobian"` (residuals and their Jacobian in place of f).
         start: Called as `start(x0, **options)`. Returns a generator of requests, see `solvers/base.py`. `bounds=` and
-            `constraints=` are handed over where the method takes them; `memory=`, arrays to work on by the names of
+            `constraints=` are handed over where the method takes them; `state=`, arrays to work on by the names of
             `variables`, where there are `variables`. They are zeros for a new run, and what they were at a request of
             an earlier run for one that goes on from there.
         variables: Called as `variables(size, options)`. Returns an `ArraySpec` of all that the solver remembers, by
             name. In the graph, `position`, `objective_value` and `objective_gradient` must be among them.
         step: Called as `step(value_and_gradient, state, nit, options)` while a graph is traced. `state` holds tensors
             by the names of `variables`. Returns the next state, and whether no better point was found.
-        renew: For an f that changes in the middle of a run. In the graph: called with the state, as tensors, in which f
-            and its gradient are new already. Returns what else has to change. In numpy: called with the arrays of the
-            run so far. Returns those that the next run begins with, where all others are zeros. Defaults to `None`:
-            nothing changes in the graph, and a solver in numpy starts afresh.
+        on_objective_change: For an f that changes in the middle of a run. In the graph: called with the state, as
+            tensors, in which f and its gradient are new already. Returns what else has to change. In numpy: called with
+            the arrays of the run so far. Returns those that the next run begins with, where all others are zeros.
+            Defaults to `None`: nothing changes in the graph, and a solver in numpy starts afresh.
         check_installed: Raises `ImportError` if the solver needs a package that is missing. Defaults to `None`.
         options: What `options=` may hold, with the defaults. Defaults to `None`: the other arguments of `start`. A
             solver in the graph names them all.
@@ -54,7 +54,7 @@ class Method:
         takes_xla: Whether XLA may compile `step`: no shape in it depends on a value. Defaults to `True`.
         choices: Of a name that stands for two methods, a method in the graph and one in numpy, which takes its place
             where there are bounds, or where the data is streamed or cannot be joined. Defaults to `()`.
-        ends_at_resolution: Whether the first trial point of an iteration is a step that the method hopes to take. The
+        stops_at_precision: Whether the first trial point of an iteration is a step that the method hopes to take. The
             end at the resolution of f can be told from such a step. Defaults to `True`.
         reference: Where to read about it. Defaults to none.
 
@@ -63,11 +63,11 @@ class Method:
     """
 
     name: str
-    derivatives: Literal["none", "gradient", "product", "hessian", "jacobian"] = "gradient"
+    derivatives: Literal["none", "gradient", "hvp", "hessian", "jacobian"] = "gradient"
     start: Callable[..., Solver] | None = field(default=None, compare=False)
     variables: Callable[[int, Mapping], Mapping[str, ArraySpec]] | None = field(default=None, compare=False)
     step: Callable | None = field(default=None, compare=False)
-    renew: Callable[[Mapping], Mapping] | None = field(default=None, compare=False)
+    on_objective_change: Callable[[Mapping], Mapping] | None = field(default=None, compare=False)
     check_installed: Callable[[], None] | None = field(default=None, compare=False)
     options: Mapping[str, Any] | None = field(default=None, compare=False)
     limits: tuple[str, ...] = ()
@@ -80,7 +80,7 @@ class Method:
     instead: str = "L-BFGS-B"
     takes_xla: bool = True
     choices: tuple[str, str] | tuple[()] = ()
-    ends_at_resolution: bool = True
+    stops_at_precision: bool = True
     reference: str = ""
 
     def __post_init__(self):

@@ -19,8 +19,8 @@ from kormos_opt.solvers.base import (
     Solver,
     unknown_request,
 )
-from kormos_opt.solvers.endings import Ending, words_of
 from kormos_opt.solvers.numerics import NEGLIGIBLE_FACTOR, finite_stand_in, is_hidden
+from kormos_opt.solvers.termination import TerminationReason, words_of
 
 _HUGE = 1e100
 
@@ -70,7 +70,7 @@ def safeguard(
                 raise unknown_request(request)
             request = _own(request, None if x is None else x.shape)
             if x is not None and not all(np.isfinite(part).all() for part in request):
-                return Ending.NEXT_STEP_IS_NAN.result(x=x, nit=nit, nfev=nfev, njev=nfev)
+                return TerminationReason.NEXT_STEP_IS_NAN.result(x=x, nit=nit, nfev=nfev, njev=nfev)
             if x is None or isinstance(request, Iterate):
                 x = request.x
             if isinstance(request, Iterate):
@@ -165,8 +165,8 @@ class _Watch:
 
 
 def _converged(iterate, nit, nfev, dtype):
-    message = Ending.RESOLUTION.message(**words_of(dtype))
-    return Ending.RESOLUTION.result(
+    message = TerminationReason.RESOLUTION.message(**words_of(dtype))
+    return TerminationReason.RESOLUTION.result(
         x=iterate.x, fun=iterate.fun, jac=iterate.jac, nit=nit, nfev=nfev, njev=nfev, message=message
     )
 

@@ -16,7 +16,7 @@ from scipy.linalg import lapack
 from scipy.optimize import Bounds, LbfgsInvHessProduct, OptimizeResult, _lbfgsb_py
 
 from kormos_opt.solvers.base import ArraySpec, EvaluateWithGradient, Iterate, Solver
-from kormos_opt.solvers.endings import explain
+from kormos_opt.solvers.termination import explain
 
 _NEW_X, _WANTS_F_AND_G, _CONVERGENCE, _STOP = 1, 3, 4, 5  # task[0]
 _TOO_MANY_EVALUATIONS, _TOO_MANY_ITERATIONS = 502, 504  # task[1]
@@ -51,7 +51,7 @@ def variables(size: int, options: Mapping) -> dict[str, ArraySpec]:
 def minimize(
     x0: np.ndarray,
     bounds: Bounds | None = None,
-    memory: Mapping[str, np.ndarray] | None = None,
+    state: Mapping[str, np.ndarray] | None = None,
     **options,
 ) -> Solver:
     """Runs scipy's L-BFGS-B one request at a time.
@@ -59,7 +59,7 @@ def minimize(
     Args:
         x0: Starting point, float64 of shape `(n,)`, between the bounds.
         bounds: As in scipy. Defaults to `None`.
-        memory: Arrays as `variables` says them, which this run works on: zeros for a new run, or a copy of those of an
+        state: Arrays as `variables` says them, which this run works on: zeros for a new run, or a copy of those of an
             earlier one, which goes on from there. Defaults to `None`: new ones.
         **options: As in scipy.
 
@@ -74,15 +74,15 @@ def minimize(
     >>> drive(minimize(np.ones(2)), lambda x: (x @ x, 2 * x)).result.x.round(5) + 0
     array([0., 0.])
     """
-    if memory is None:
-        memory = {name: np.zeros(shape, dtype) for name, (shape, dtype) in variables(x0.size, options).items()}
-    return _run(x0, bounds, memory, **options)
+    if state is None:
+        state = {name: np.zeros(shape, dtype) for name, (shape, dtype) in variables(x0.size, options).items()}
+    return _run(x0, bounds, state, **options)
 
 
 def _run(
     x0,
     bounds,
-    memory,
+    state,
     maxcor=10,
     ftol=2.2204460492503131e-09,
     gtol=1e-5,
@@ -94,8 +94,8 @@ def _run(
     """The loop of scipy. Other options of its concern differences and printing."""
     if not maxls > 0:
         raise ValueError("maxls must be positive.")
-    x, f, g, task, ln_task, counts = (memory[name] for name in ("x", "f", "g", "task", "ln_task", "counts"))
-    work = [memory[name] for name in ("wa", "iwa", "task", "lsave", "isave", "dsave")]
+    x, f, g, task, ln_task, counts = (state[name] for name in ("x", "f", "g", "task", "ln_task", "counts"))
+    work = [state[name] for name in ("wa", "iwa", "task", "lsave", "isave", "dsave")]
     lower, upper, kinds = _limits(bounds, x0.size)
     factor = ftol / np.finfo(float).eps
     if task[0] == 0:
@@ -112,7 +112,7 @@ def _run(
             elif counts[_EVALUATIONS] > maxfun:
                 task[:] = _STOP, _TOO_MANY_EVALUATIONS
         elif task[0] != 0:
-            return _result(memory, maxcor, counts[_EVALUATIONS] > maxfun or counts[_ITERATIONS] >= maxiter)
+            return _result(state, maxcor, counts[_EVALUATIONS] > maxfun or counts[_ITERATIONS] >= maxiter)
         _lbfgsb_py._lbfgsb.setulb(maxcor, x, lower, upper, kinds, float(f), g, factor, gtol, *work, maxls, ln_task)
 
 
@@ -126,17 +126,17 @@ def _limits(bounds, size):
     return np.where(has_lower, lower, 0.0), np.where(has_upper, upper, 0.0), kinds
 
 
-def _result(memory, maxcor, is_limited):
-    kind, reason = (int(number) for number in memory["task"])
-    nit, nfev = (int(count) for count in memory["counts"])
-    x, g = memory["x"].copy(), memory["g"].copy()
+def _result(state, maxcor, is_limited):
+    kind, reason = (int(number) for number in state["task"])
+    nit, nfev = (int(count) for count in state["counts"])
+    x, g = state["x"].copy(), state["g"].copy()
     message = f"{_lbfgsb_py.status_messages[kind]}: {_lbfgsb_py.task_messages[reason]}"
     ending, message = explain(message)
-    s, y = memory["wa"][: 2 * maxcor * x.size].reshape(2, maxcor, x.size)
-    pairs = min(int(memory["isave"][_UPDATES]), maxcor)
+    s, y = state["wa"][: 2 * maxcor * x.size].reshape(2, maxcor, x.size)
+    pairs = min(int(state["isave"][_UPDATES]), maxcor)
     return OptimizeResult(
         x=x,
-        fun=float(memory["f"]),
+        fun=float(state["f"]),
         jac=g,
         nit=nit,
         nfev=nfev,

@@ -33,7 +33,7 @@ _row(
     tolerances=("xatol", "fatol"),
     bounds=True,
     matrices=3,
-    ends_at_resolution=False,
+    stops_at_precision=False,
 )
 _row(
     "Powell",
@@ -46,7 +46,7 @@ _row(
     tolerances=("xtol", "ftol"),
     bounds=True,
     matrices=1,
-    ends_at_resolution=False,
+    stops_at_precision=False,
 )
 _row(
     "CG",
@@ -63,7 +63,7 @@ _row(
 )
 _row(
     "Newton-CG",
-    "product",
+    "hvp",
     "Nocedal and Wright, Numerical Optimization (2006), section 7.1",
     tolerances=("xtol",),
 )
@@ -83,7 +83,7 @@ _row(
     limits=("maxfun",),
     tolerances=("ftol", "gtol", "xtol"),
     bounds=True,
-    ends_at_resolution=False,
+    stops_at_precision=False,
 )
 _row(
     "COBYLA",
@@ -97,7 +97,7 @@ _row(
     constraints=True,
     matrices=12,
     constrained_matrices=28,
-    ends_at_resolution=False,
+    stops_at_precision=False,
 )
 _row(
     "COBYQA",
@@ -109,7 +109,7 @@ _row(
     constraints=True,
     matrices=58,
     constrained_matrices=58,
-    ends_at_resolution=False,
+    stops_at_precision=False,
 )
 _row(
     "SLSQP",
@@ -123,14 +123,14 @@ _row(
 )
 _row(
     "trust-constr",
-    "product",
+    "hvp",
     ("Byrd, Hribar and Nocedal, An interior point algorithm for large-scale nonlinear programming (1999)"),
     tolerances=("gtol", "xtol", "barrier_tol"),
     bounds=True,
     constraints=True,
     constrained_matrices=45,
     instead="SLSQP",
-    ends_at_resolution=False,
+    stops_at_precision=False,
 )
 _row(
     "dogleg",
@@ -141,7 +141,7 @@ _row(
 )
 _row(
     "trust-ncg",
-    "product",
+    "hvp",
     "Nocedal and Wright, Numerical Optimization (2006), section 7.1",
 )
 _row(
@@ -153,6 +153,6 @@ _row(
 )
 _row(
     "trust-krylov",
-    "product",
+    "hvp",
     ("Lenders, Kirches and Potschka, trlib: a vector-free implementation of the GLTR method (2016)"),
 )

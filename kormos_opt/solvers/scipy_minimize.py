@@ -7,8 +7,8 @@ import scipy.optimize
 from scipy.optimize import Bounds
 
 from kormos_opt.solvers.base import EvaluateValue, EvaluateWithGradient, HessianProduct, Solver
-from kormos_opt.solvers.endings import explain
 from kormos_opt.solvers.scipy_thread import in_thread
+from kormos_opt.solvers.termination import explain
 
 
 def minimize(
@@ -69,7 +69,7 @@ def _functions(derivatives, fun, fun_and_jac, product):
     first_order = {"fun": fun_and_jac, "jac": True}
     if derivatives == "gradient":
         return first_order
-    if derivatives == "product":
+    if derivatives == "hvp":
         return {**first_order, "hessp": product}
     return {**first_order, "hess": lambda x: product(x, np.eye(len(x)))}
 

@@ -21,8 +21,8 @@ from scipy.linalg import LinAlgError, blas, cholesky
 from scipy.optimize._dcsrch import DCSRCH
 
 from kormos_opt.solvers.base import ArraySpec, EvaluateWithGradient, Iterate, Solver
-from kormos_opt.solvers.endings import Ending
 from kormos_opt.solvers.registry import Method, register
+from kormos_opt.solvers.termination import TerminationReason
 
 _C1, _C2 = 1e-4, 0.9  # of the strong Wolfe conditions
 _MEANS_NOTHING = 1e-12  # a, relative: H^-1 s and y are parallel, and every update of the class is the same
@@ -78,7 +78,7 @@ def variables(size: int, options: Mapping) -> dict[str, ArraySpec]:
     }
 
 
-def renew(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def on_objective_change(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """What is kept where f has become another function of the same kind: H, if it is positive definite."""
     matrix = arrays["inverse_hessian"]
     _symmetrize(matrix)
@@ -92,7 +92,7 @@ def renew(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 def minimize(
     scaling: Callable[[float, float, int], tuple[float, float]],
     x0: np.ndarray,
-    memory: Mapping[str, np.ndarray] | None = None,
+    state: Mapping[str, np.ndarray] | None = None,
     gtol: float = 1e-8,
     maxls: int = 20,
     maxiter: int | None = None,
@@ -107,7 +107,7 @@ def minimize(
     Args:
         scaling: tau and phi: `broyden`, `scaled_bfgs` or `plain_bfgs`.
         x0: Starting point, float64 of shape `(n,)`.
-        memory: Arrays as `variables` says them, which this run works on. Defaults to `None`: new ones.
+        state: Arrays as `variables` says them, which this run works on. Defaults to `None`: new ones.
         gtol: How small every component of the gradient shall be. Defaults to `1e-8`.
         maxls: How many evaluations a line search may make. Defaults to `20`.
         maxiter: How many iterations there may be. Defaults to `None`: any number.
@@ -126,39 +126,39 @@ def minimize(
     >>> drive(minimize(broyden, np.ones(2)), lambda x: (x @ x, 2 * x)).result.x.round(5) + 0
     array([0., 0.])
     """
-    if memory is None:
-        memory = {name: np.zeros(shape, dtype) for name, (shape, dtype) in variables(x0.size, {}).items()}
+    if state is None:
+        state = {name: np.zeros(shape, dtype) for name, (shape, dtype) in variables(x0.size, {}).items()}
     limits = [np.inf if limit is None else limit for limit in (maxiter, maxfun)]
-    return _run(x0, scaling, memory, gtol, maxls, *limits, initial_scale)
+    return _run(x0, scaling, state, gtol, maxls, *limits, initial_scale)
 
 
 _ITERATIONS, _EVALUATIONS, _UPDATES = range(3)  # of counts; the updates since H was the identity
 
 
-def _run(x0, scaling, memory, gtol, maxls, maxiter, maxfun, initial_scale):
-    state = _State(memory)
-    counts = state.counts
+def _run(x0, scaling, state, gtol, maxls, maxiter, maxfun, initial_scale):
+    point = _Point(state)
+    counts = point.counts
     if counts[_EVALUATIONS] == 0:
         fun, gradient = yield EvaluateWithGradient(x0)
         counts[_EVALUATIONS] = 1
-        state.begin(x0, fun, gradient)
+        point.begin(x0, fun, gradient)
     while True:
-        if np.abs(state.gradient).max() <= gtol:
-            return _result(state, Ending.SMALL_GRADIENT, "gtol")
+        if np.abs(point.gradient).max() <= gtol:
+            return _result(point, TerminationReason.SMALL_GRADIENT, "gtol")
         if counts[_ITERATIONS] >= maxiter:
-            return _result(state, Ending.LIMIT, "maxiter")
+            return _result(point, TerminationReason.LIMIT, "maxiter")
         if counts[_EVALUATIONS] >= maxfun:
-            return _result(state, Ending.LIMIT, "maxfun")
-        found, tried = yield from _search(state, maxls)
+            return _result(point, TerminationReason.LIMIT, "maxfun")
+        found, tried = yield from _search(point, maxls)
         counts[_EVALUATIONS] += tried
         if found is None and counts[_UPDATES] == 0:
-            return _result(state, Ending.NO_BETTER_POINT)
+            return _result(point, TerminationReason.NO_BETTER_POINT)
         if found is None:
-            state.forget()
+            point.forget()
             continue
-        state.move(found, scaling, initial_scale)
+        point.move(found, scaling, initial_scale)
         counts[_ITERATIONS] += 1
-        yield Iterate(state.x.copy())
+        yield Iterate(point.x.copy())
 
 
 class _Found(NamedTuple):
@@ -168,31 +168,31 @@ class _Found(NamedTuple):
     gradient: np.ndarray
 
 
-def _search(state, maxls):
+def _search(point, maxls):
     """Along p: what satisfies the strong Wolfe conditions, or the best of what lowers f enough, or `None`."""
-    slope = state.gradient @ state.direction
-    length = min(1.0, 2.02 * state.reduction / -slope) or 1.0 if slope < 0 else 0.0
+    slope = point.gradient @ point.direction
+    length = min(1.0, 2.02 * point.reduction / -slope) or 1.0 if slope < 0 else 0.0
     search = DCSRCH(None, None, _C1, _C2, xtol=1e-14, stpmin=1e-100, stpmax=1e100)
-    value, derivative, task, last, best = state.fun, slope, b"START", None, None
+    value, derivative, task, last, best = point.fun, slope, b"START", None, None
     for count in range(maxls + 1):
         length, value, derivative, task = search._iterate(length, value, derivative, task)
         if task[:2] != b"FG" or not np.isfinite(length) or count == maxls:
             return last if task[:4] == b"CONV" else best, count
-        x = state.x + length * state.direction
+        x = point.x + length * point.direction
         value, gradient = yield EvaluateWithGradient(x)
-        derivative = gradient @ state.direction
+        derivative = gradient @ point.direction
         last = _Found(length, x, value, gradient)
-        if value <= state.fun + _C1 * length * slope and value < (state if best is None else best).fun:
+        if value <= point.fun + _C1 * length * slope and value < (point if best is None else best).fun:
             best = last
 
 
-class _State:
+class _Point:
     """Where a run stands, in the arrays of `variables`. They change when a point is accepted, and only then."""
 
-    def __init__(self, memory):
-        self.x, self.gradient, self.direction = (memory[name] for name in ("x", "gradient", "direction"))
-        self.matrix, self.counts = memory["inverse_hessian"], memory["counts"]
-        self._fun, self._reduction = memory["fun"], memory["reduction"]
+    def __init__(self, state):
+        self.x, self.gradient, self.direction = (state[name] for name in ("x", "gradient", "direction"))
+        self.matrix, self.counts = state["inverse_hessian"], state["counts"]
+        self._fun, self._reduction = state["fun"], state["reduction"]
 
     @property
     def fun(self):
@@ -261,10 +261,10 @@ def _symmetrize(matrix):
         matrix[i + 1 :, i] = matrix[i, i + 1 :]
 
 
-def _result(state, ending, option=""):
-    _symmetrize(state.matrix)
-    nit, nfev, _ = (int(count) for count in state.counts)
-    fields = {"x": state.x.copy(), "fun": state.fun, "jac": state.gradient.copy(), "hess_inv": state.matrix}
+def _result(point, ending, option=""):
+    _symmetrize(point.matrix)
+    nit, nfev, _ = (int(count) for count in point.counts)
+    fields = {"x": point.x.copy(), "fun": point.fun, "jac": point.gradient.copy(), "hess_inv": point.matrix}
     message = ending.message(option=f"options={{'{option}': ...}}")
     return ending.result(message=message, nit=nit, nfev=nfev, njev=nfev, **fields)
 
@@ -275,7 +275,7 @@ for name, scaling in (("SS-Broyden", broyden), ("SS-BFGS", scaled_bfgs)):
             name,
             start=functools.partial(minimize, scaling),
             variables=variables,
-            renew=renew,
+            on_objective_change=on_objective_change,
             tolerances=("gtol",),
             matrices=2,
             reference=(

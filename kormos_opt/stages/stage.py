@@ -69,9 +69,9 @@ class Stage:
         return self.method.settings(self.tol, self.options)
 
     @property
-    def ends_at_resolution(self) -> bool:
+    def stops_at_precision(self) -> bool:
         """Whether to stop when the loss cannot show further progress. If the user gave tolerances, only those count."""
-        return self.method.ends_at_resolution and not self.has_own_tolerances and not self.constraints
+        return self.method.stops_at_precision and not self.has_own_tolerances and not self.constraints
 
     def limits(self, parameters: "FlatParameters") -> Bounds | None:
         """The bounds on all weights, or `None`."""
@@ -154,7 +154,7 @@ class SolverStage(Stage):
         if self.method.constraints:
             problem["constraints"] = constraints
         if arrays is not None:
-            problem["memory"] = arrays
+            problem["state"] = arrays
         solver = self.method.start(x0, **problem | options)
         if not isinstance(solver, Generator):
             raise TypeError(

@@ -16,15 +16,15 @@ from kormos_opt.keras_internals import model as keras_model
 from kormos_opt.objective import precision
 from kormos_opt.objective.bound_objective import BoundObjective
 from kormos_opt.objective.evaluation import Evaluation
-from kormos_opt.solvers.endings import SEES_MORE, Ending
+from kormos_opt.solvers.termination import SEES_MORE, TerminationReason
 from kormos_opt.stages.stage import Stage
 from kormos_opt.training import model_warnings
-from kormos_opt.training.progress import Progress, why_afresh
+from kormos_opt.training.progress import Progress, restart_reason
 from kormos_opt.training.runs.multi_start import best_of_many
-from kormos_opt.training.runs.oracle import FitAnswers
-from kormos_opt.training.runs.restart_reason import Reason
+from kormos_opt.training.runs.oracle import ObjectiveOracle
+from kormos_opt.training.runs.restart_reason import RestartReason
 from kormos_opt.training.runs.run import Run
-from kormos_opt.training.verdict import is_doubtful, left_to_gain, tell
+from kormos_opt.training.verdict import left_to_gain, needs_certificate, tell
 
 COLUMNS = ("grad", "fg_evals", "hessp_evals", "stage")
 _SAME = 10  # times the resolution of f: two values that differ by less are the same
@@ -55,7 +55,7 @@ class Fit:
         model: keras.Model,
         optimizer,
         bind: Callable[[], BoundObjective],
-        begin: Callable[[Stage, FitAnswers, Evaluation | None, Run | None], Run],
+        begin: Callable[[Stage, ObjectiveOracle, Evaluation | None, Run | None], Run],
         progress: Progress,
         epochs: int,
         warn: Callable[[str, str | None], None],
@@ -74,7 +74,7 @@ class Fit:
         self.has_no_row = self.is_pretraining = self._has_rows = False
         if progress.run is None or progress.run.is_superseded:
             progress.is_in_float64 = optimizer.loads_float64()
-        self._take_objective()
+        self._bind_objective()
         self._weights = self._objective.parameters.ravel()
 
     def epoch(self, iterations: int) -> dict:
@@ -97,7 +97,7 @@ class Fit:
             self._model.stop_training = True
             self.has_no_row = not moved and progress.run.nit > 0 and self._has_rows
         self._is_new_epoch = self._has_rows = True
-        self._objective.objective.outside.remember()  # a train step may count its calls in a variable of its own
+        self._objective.objective.captured.remember()  # a train step may count its calls in a variable of its own
         return self._logs()
 
     def change_data(self, change: Callable[[], None]) -> None:
@@ -107,11 +107,11 @@ class Fit:
         if progress.run is not None:
             progress.run.prepare()
         change()
-        self._take_objective()
+        self._bind_objective()
         if progress.run is None:
             self._start(pretrain=False)
         elif progress.run.accepted is not None and not progress.is_between_stages:
-            self._take_anew("new training data", self._evaluate_again())
+            self._update_objective("new training data", self._evaluate_again())
 
     def abandon(self, is_interrupt: bool) -> None:
         """After an error: puts the model back to the last accepted iterate. After Ctrl-C the run stays where it can."""
@@ -129,18 +129,18 @@ class Fit:
         if not survives:
             progress.close_after_error()
 
-    def _take_objective(self):
+    def _bind_objective(self):
         self._objective = self._bind()
         self._is_outdated = False  # it is while a pretrain_fn may freeze layers
-        self._answers = FitAnswers(self._objective)
+        self._oracle = ObjectiveOracle(self._objective)
         self._state = self._objective.state.save()
-        self._objective.objective.outside.remember()
+        self._objective.objective.captured.remember()
         if self._progress.run is not None:
-            self._progress.run.attach(self._answers)
+            self._progress.run.attach(self._oracle)
         self._check_columns()
         iterations = int(self._optimizer.iterations.numpy()) + self._epochs * self._optimizer.iterations_per_epoch
-        outside = self._objective.objective.outside
-        for topic, message in model_warnings.on(self._model, iterations if self._epochs else 0, outside).items():
+        captured = self._objective.objective.captured
+        for topic, message in model_warnings.collect(self._model, iterations if self._epochs else 0, captured).items():
             self._warn(topic, message)
 
     def _check_columns(self):
@@ -157,14 +157,14 @@ class Fit:
             return
         progress = self._progress
         stages = self._optimizer.stages
-        reason = why_afresh(progress, stages, self._is_first_epoch, self._same_weights, self._same_objective)
+        reason = restart_reason(progress, stages, self._is_first_epoch, self._same_weights, self._same_objective)
         if reason is not None:
-            if self._optimizer.loaded_memory is None:
+            if self._optimizer.loaded_state is None:
                 self._warn(reason.name, reason.message)
             if progress.is_in_float64 and progress.run is not None and not progress.run.is_superseded:
                 progress.is_in_float64 = False
-                self._take_objective()
-            progress.reason = Reason.FIRST
+                self._bind_objective()
+            progress.reason = RestartReason.FIRST
             begins = self._is_first_epoch or progress.has_ended
             if begins:
                 progress.begin(stages)
@@ -202,13 +202,13 @@ class Fit:
         if pretrain and progress.stage.pretrain_fn is not None:
             self._pretrain(progress.stage.pretrain_fn)
         progress.stage.check(self._objective.parameters)
-        progress.run = self._begin(progress.stage, self._answers, start, before)
+        progress.run = self._begin(progress.stage, self._oracle, start, before)
         self._state = self._objective.state.save()  # a run that goes on from a file brings its seeds
 
     def _try_starts(self):
         """Goes on from the best of many initial weights."""
         progress = self._progress
-        begin = functools.partial(self._begin, progress.stage, self._answers, None, None)
+        begin = functools.partial(self._begin, progress.stage, self._oracle, None, None)
         progress.report_starts(best_of_many(self._model, self._optimizer, self._objective, self._state, begin))
         self._start(pretrain=False)
 
@@ -226,7 +226,7 @@ class Fit:
                 f"Received: {getattr(pretrain_fn, '__name__', pretrain_fn)}, which compiled the model again. "
                 "Freezing and unfreezing layers needs no compile here; pretrain with another optimizer before fit."
             )
-        self._take_objective()
+        self._bind_objective()
 
     def _same_weights(self):
         parameters = self._objective.parameters
@@ -241,37 +241,37 @@ class Fit:
 
     def _notice_changes(self):
         """A callback may have assigned what f reads beside the weights."""
-        outside = self._objective.objective.outside
+        captured = self._objective.objective.captured
         self._objective.state.put_seeds_back(self._state)
-        changed = outside.changed()
+        changed = captured.changed()
         if changed:
-            outside.remember()
+            captured.remember()
             self._state = self._objective.state.save()
-            self._take_anew(", ".join(changed), self._evaluate_again())
+            self._update_objective(", ".join(changed), self._evaluate_again())
 
-    def _take_anew(self, changed, evaluation):
+    def _update_objective(self, changed, evaluation):
         """f is another function from here on: the solver goes on from its new value and gradient."""
         self._objective.check_start(evaluation)
-        keeps = self._progress.run.takes_anew(evaluation)
+        keeps = self._progress.run.update_objective(evaluation)
         if not keeps:
             self._start(pretrain=False, start=evaluation)
-            keeps = self._progress.run.keeps_memory
+            keeps = self._progress.run.keeps_state
         what_next = "keeps its memory" if keeps else "starts afresh"
         self._warn("anew", _ANEW.format(changed, self._progress.stage.name, what_next))
 
     def _goes_on_elsewhere(self):
         """Before an end is reported: whether f has changed where nobody could see it. Then the end is none."""
         run = self._progress.run
-        if not self._objective.objective.outside.may_change_unseen:
+        if not self._objective.objective.captured.may_change_unseen:
             return False
         fun, again = run.accepted.fun, self._evaluate_again()
         if abs(again.fun - fun) <= _SAME * precision.resolution(self._objective.objective.dtype) * abs(fun):
             return False
-        if self._changed_at == run.nit or self._objective.objective.outside.random_operations:
-            run.result = run.ended(Ending.NOT_A_FUNCTION, before=fun, now=again.fun)
+        if self._changed_at == run.nit or self._objective.objective.captured.random_operations:
+            run.result = run.ended(TerminationReason.NOT_A_FUNCTION, before=fun, now=again.fun)
             return False
         self._changed_at = run.nit
-        self._take_anew("a Python value that it reads", again)
+        self._update_objective("a Python value that it reads", again)
         return True
 
     def _judge(self):
@@ -281,7 +281,7 @@ class Fit:
         """
         run, stage, dtype = self._progress.run, self._progress.stage, self._objective.objective.dtype
         may_escalate = self._optimizer.precision == "auto" and dtype != "float64"
-        if not is_doubtful(stage, run, self._objective, may_escalate or self._optimizer.polish):
+        if not needs_certificate(stage, run, self._objective, may_escalate or self._optimizer.polish):
             return 0
         limits = stage.limits(self._objective.parameters)
         found, moved = self._left_to_gain(run, limits), 0
@@ -290,7 +290,7 @@ class Fit:
             moved += 1
             found = self._left_to_gain(run, limits)
         if moved and found.is_little:
-            run.result = run.ended(Ending.POLISHED, steps=moved)
+            run.result = run.ended(TerminationReason.POLISHED, steps=moved)
         tell(run, found, dtype)
         if may_escalate and not found.is_little:
             self._go_on_in_float64(run, dtype)
@@ -313,7 +313,7 @@ class Fit:
     def _go_on_in_float64(self, run, dtype):
         self._warn("float64", _IN_FLOAT64.format(dtype, run.nit))
         self._progress.is_in_float64 = True
-        self._take_objective()
+        self._bind_objective()
         self._start(pretrain=False, start=self._objective.evaluate(run.accepted.x), before=run)
 
     def _logs(self):

@@ -69,12 +69,12 @@ class FlatObjective:
     def hessp(self, x, vector) -> np.ndarray:
         """The Hessian at `x` times `vector`."""
         with self._recording():
-            return self._objective.products(self._vector(x), self._vector(vector))
+            return self._objective.hvps(self._vector(x), self._vector(vector))
 
     def hessian(self, x) -> np.ndarray:
         """The Hessian at `x`, float64 of shape `(n, n)`."""
         with self._recording():
-            product = self._objective.products(self._vector(x), np.eye(len(x)))
+            product = self._objective.hvps(self._vector(x), np.eye(len(x)))
         return (product + product.T) / 2
 
     def minimize(self, epochs: int, callback: Callable | None) -> None:

@@ -22,20 +22,20 @@ _ENOUGH = 0.01
 _NAMED = 3
 
 
-def on(model: keras.Model, iterations: int, outside) -> dict[str, str | None]:
+def collect(model: keras.Model, iterations: int, captured) -> dict[str, str | None]:
     """All of it, by topic.
 
     Args:
         model: The model.
         iterations: Those of the fit, and those before, 0 where nobody knows.
-        outside: What f depends on beside the weights, an `OutsideVariables`.
+        captured: What f depends on beside the weights, an `CapturedVariables`.
     """
     layers_that_draw = {"dropout": on_dropout(model), "augmentation": on_augmentation(model)}
-    is_other = outside.is_random and not any(layers_that_draw.values())
+    is_other = captured.is_random and not any(layers_that_draw.values())
     return {
         **layers_that_draw,
-        "random": on_random_operations(outside.random_operations, is_other),
-        "variables": on_foreign_variables(outside.foreign_names(model)),
+        "random": on_random_operations(captured.random_operations, is_other),
+        "variables": on_foreign_variables(captured.foreign_names(model)),
         "frozen": on_frozen_layers(model),
         "statistics": on_batch_normalization(model, iterations),
     }

@@ -8,7 +8,7 @@ from scipy.optimize import OptimizeResult
 
 from kormos_opt.stages.stage import Stage
 from kormos_opt.training.runs.multi_start import Start
-from kormos_opt.training.runs.restart_reason import Reason
+from kormos_opt.training.runs.restart_reason import RestartReason
 from kormos_opt.training.runs.run import Run
 
 
@@ -27,7 +27,7 @@ class Progress:
         is_in_float64: Whether f is computed in double precision by now, with `precision="auto"`.
     """
 
-    def __init__(self, reason: Reason = Reason.FIRST):
+    def __init__(self, reason: RestartReason = RestartReason.FIRST):
         self.run: Run | None = None
         self.is_in_float64 = False
         self.reason = reason
@@ -91,11 +91,11 @@ class Progress:
         self._epochs = 0
         self._stage_has_ended = False
 
-    def close(self, reason: Reason = Reason.FIRST) -> None:
+    def close(self, reason: RestartReason = RestartReason.FIRST) -> None:
         """Ends the run and frees what it holds.
 
         Args:
-            reason: Why the next one starts afresh. Defaults to `Reason.FIRST`: nothing to speak of.
+            reason: Why the next one starts afresh. Defaults to `RestartReason.FIRST`: nothing to speak of.
         """
         if self.run is not None:
             self.run.close()
@@ -105,16 +105,16 @@ class Progress:
     def close_after_error(self) -> None:
         """Ends the run. If it had begun, the next one is told of the error; else of what kept it from going on."""
         has_begun = self.run is not None and self.run.accepted is not None
-        self.close(Reason.AFTER_AN_ERROR if has_begun else self.reason)
+        self.close(RestartReason.AFTER_AN_ERROR if has_begun else self.reason)
 
 
-def why_afresh(
+def restart_reason(
     progress: Progress,
     stages: tuple[Stage, ...],
     is_first_epoch: bool,
     same_weights: Callable[[], bool],
     same_objective: Callable[[], bool],
-) -> Reason | None:
+) -> RestartReason | None:
     """Why the next epoch needs a new run; `None` if the one there is goes on.
 
     Args:
@@ -127,13 +127,13 @@ def why_afresh(
     if progress.run is None or progress.run.is_superseded:
         return progress.reason
     if progress.has_ended:
-        return Reason.ENDED
+        return RestartReason.ENDED
     if progress.stages is not stages:
-        return Reason.OTHER_PLAN
+        return RestartReason.OTHER_PLAN
     if progress.is_between_stages and not is_first_epoch:
         return None
     if not same_weights():
-        return Reason.OTHER_WEIGHTS
+        return RestartReason.OTHER_WEIGHTS
     if is_first_epoch and not same_objective():
-        return Reason.OTHER_OBJECTIVE
+        return RestartReason.OTHER_OBJECTIVE
     return None

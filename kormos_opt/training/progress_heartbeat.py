@@ -13,7 +13,7 @@ _AFTER = 3.0
 _EVERY = 1.0
 
 
-class SignOfLife:
+class ProgressHeartbeat:
     """A thread that shows a counter while an epoch takes long.
 
     Args:

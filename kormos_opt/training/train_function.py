@@ -21,8 +21,8 @@ from kormos_opt.objective.flat_parameters import FlatParameters
 from kormos_opt.objective.objective import Objective, ObjectiveSettings
 from kormos_opt.training.fit import AFTER_AN_ERROR, COLUMNS, GOES_ON, Fit
 from kormos_opt.training.progress import Progress
-from kormos_opt.training.progress_heartbeat import SignOfLife
-from kormos_opt.training.runs.restart_reason import Reason
+from kormos_opt.training.progress_heartbeat import ProgressHeartbeat
+from kormos_opt.training.runs.restart_reason import RestartReason
 from kormos_opt.training.runs.start import start_run
 
 _log = logging.getLogger("kormos_opt")
@@ -54,8 +54,8 @@ class TrainFunction:
             if not optimizer.built:
                 optimizer.build(model.trainable_variables)
             self._check_stages()
-        lost = optimizer.has_lost_memory()
-        self._progress = Progress(Reason.FROM_A_FILE if lost else Reason.FIRST)
+        lost = optimizer.has_lost_state()
+        self._progress = Progress(RestartReason.FROM_A_FILE if lost else RestartReason.FIRST)
 
     def _check_stages(self):
         """Those whose variables are known: a `pretrain_fn` may freeze some."""
@@ -114,10 +114,10 @@ class TrainFunction:
             with contextlib.ExitStack() as stack:
                 if self._replicas is not None:
                     stack.enter_context(self._replicas.explained())
-                sign_of_life = contextlib.nullcontext
+                heartbeat = contextlib.nullcontext
                 if show_rows is not None:
-                    sign_of_life = stack.enter_context(SignOfLife(show_rows, self._rows_done)).epoch
-                self._session = _Session(data, make_fit, sign_of_life)
+                    heartbeat = stack.enter_context(ProgressHeartbeat(show_rows, self._rows_done)).epoch
+                self._session = _Session(data, make_fit, heartbeat)
                 yield
         finally:
             self._session = None
@@ -184,11 +184,11 @@ class TrainFunction:
         settings = {"class_weight": None, "batch_size": None, "steps_per_epoch": None}
         return collect.of_fit(self._replicas, True, x, y, sample_weight, **settings)
 
-    def renew(self) -> None:
+    def rebuild(self) -> None:
         """Makes the objective anew at the next step, of the model as it is then, and starts the solver afresh."""
-        self._progress.close(Reason.MADE_ANEW)
+        self._progress.close(RestartReason.MADE_ANEW)
         self._objective = None
-        self._session.renew()
+        self._session.rebuild()
 
     def follow(self, other: "TrainFunction") -> None:
         """Takes over what another stage of the same fit has traced and said."""
@@ -231,8 +231,8 @@ class TrainFunction:
             self._objective = build(self._model, settings, data, self._replicas)
         return bind(self._objective, data)
 
-    def _begin(self, stage, answers, evaluation, before):
-        return start_run(stage, self._model, self._optimizer, answers, self._warn, evaluation, before)
+    def _begin(self, stage, oracle, evaluation, before):
+        return start_run(stage, self._model, self._optimizer, oracle, self._warn, evaluation, before)
 
     def _warn(self, topic, message):
         said = {topic} if topic == "anew" else {topic, message}  # which is said again in another fit
@@ -299,7 +299,7 @@ class _Session:
         """Whether there was a first step."""
         return "fit" in vars(self)
 
-    def renew(self) -> None:
+    def rebuild(self) -> None:
         """Begins again at the next step."""
         if self.is_begun:
             del self.fit

@@ -15,8 +15,8 @@ from scipy.optimize import Bounds, OptimizeResult
 from kormos_opt.objective.bound_objective import BoundObjective
 from kormos_opt.objective.build import variant_of
 from kormos_opt.solvers.base import EvaluateWithGradient, HessianProduct, run_to_end
-from kormos_opt.solvers.endings import Ending, rests_on_gradient
 from kormos_opt.solvers.remaining_gain import remaining_gain
+from kormos_opt.solvers.termination import TerminationReason, rests_on_gradient
 from kormos_opt.stages.stage import Stage
 from kormos_opt.training.runs.run import Run
 
@@ -27,23 +27,27 @@ _ROUNDING = 1e-6  # of a loss in float32
 _FLAT = 1e-3  # of the loss: a slope that is next to zero
 _ENOUGH_STEPS, _ALIKE, _CAUTION = 5, 1e3, 100.0
 _MAY_NOT_BE = (
-    Ending.RESOLUTION,
-    Ending.SMALL_REDUCTION,
-    Ending.SHORT_STEP,
-    Ending.SMALL_CHANGE,
-    Ending.WITHIN_TOLERANCES,
-    Ending.SMALL_TRUST_REGION,
-    Ending.TRUST_REGION_AT_TOLERANCE,
-    Ending.SMALLEST_TRUST_REGION,
-    Ending.SMALL_GRADIENT,
-    Ending.SMALL_GRADIENT_NORM,
-    Ending.NEXT_STEP_IS_NAN,
+    TerminationReason.RESOLUTION,
+    TerminationReason.SMALL_REDUCTION,
+    TerminationReason.SHORT_STEP,
+    TerminationReason.SMALL_CHANGE,
+    TerminationReason.WITHIN_TOLERANCES,
+    TerminationReason.SMALL_TRUST_REGION,
+    TerminationReason.TRUST_REGION_AT_TOLERANCE,
+    TerminationReason.SMALLEST_TRUST_REGION,
+    TerminationReason.SMALL_GRADIENT,
+    TerminationReason.SMALL_GRADIENT_NORM,
+    TerminationReason.NEXT_STEP_IS_NAN,
 )
-_STUCK = Ending.NO_BETTER_POINT, Ending.NO_PREDICTED_IMPROVEMENT, Ending.ONLY_SHORT_STEPS
+_STUCK = (
+    TerminationReason.NO_BETTER_POINT,
+    TerminationReason.NO_PREDICTED_IMPROVEMENT,
+    TerminationReason.ONLY_SHORT_STEPS,
+)
 _REFUSALS = ValueError, TypeError, LookupError, NotImplementedError, tf.errors.OpError
 
 
-def is_doubtful(stage: Stage, run: Run, objective: BoundObjective, may_go_on: bool) -> bool:
+def needs_certificate(stage: Stage, run: Run, objective: BoundObjective, may_go_on: bool) -> bool:
     """Whether what is left has to be asked.
 
     Not under constraints, where the gradient is not zero at the optimum; nor where the user gave a tolerance for the
@@ -66,7 +70,7 @@ def is_doubtful(stage: Stage, run: Run, objective: BoundObjective, may_go_on: bo
         return False
     if rests_on_gradient(ending, run.method) and stage.has_own_tolerances:
         return False
-    if stage.has_loose_tolerances and ending is Ending.SMALL_REDUCTION:
+    if stage.has_loose_tolerances and ending is TerminationReason.SMALL_REDUCTION:
         return False
     smallest, largest, count = run.curvatures.values
     if accepted.jac is None or count < _ENOUGH_STEPS or largest > _ALIKE * smallest:
@@ -103,17 +107,17 @@ def left_to_gain(objective: BoundObjective, run: Run, bounds: Bounds | None, sta
         x = objective.parameters.round(x)
     try:
         in_float64 = variant_of(objective, float64=True, curvature="exact", copies=False, checks=False)
-        answers = _Answers(in_float64, has_derivatives)
-        found = run_to_end(remaining_gain(x, bounds), answers)
+        oracle = _CountingOracle(in_float64, has_derivatives)
+        found = run_to_end(remaining_gain(x, bounds), oracle)
     except _REFUSALS:
-        answers = _Answers(objective, has_derivatives)
-        found = run_to_end(remaining_gain(x, bounds), answers)
+        oracle = _CountingOracle(objective, has_derivatives)
+        found = run_to_end(remaining_gain(x, bounds), oracle)
     little = (_LITTLE_WHERE_LOOSE if stage.has_loose_tolerances else LITTLE) * abs(found.fun + found.gain)
     null = _null_loss(objective)
     little = max(little, _LITTLE_OF_NULL * null)
     slope = np.linalg.norm(run.accepted.jac) if run.accepted.jac is not None else np.inf
     is_flat = objective.is_one_chunk and 0 < null * (1 - _ROUNDING) <= found.fun and slope < _FLAT * abs(found.fun)
-    found.update(nfev=answers.nfev, nhev=answers.nhev, is_little=bool(found.gain <= little), is_flat=bool(is_flat))
+    found.update(nfev=oracle.nfev, nhev=oracle.nhev, is_little=bool(found.gain <= little), is_flat=bool(is_flat))
     return found
 
 
@@ -128,14 +132,14 @@ def tell(run: Run, found: OptimizeResult, dtype: str) -> None:
     result, ending = run.result, run.result.ending
     result.remaining_gain = found.gain
     if result.success and found.is_flat and found.is_little:
-        _end(result, Ending.FLAT)
+        _end(result, TerminationReason.FLAT)
     elif result.success and found.is_blind and np.any(run.accepted.jac):
-        _end(result, Ending.BLIND, reason=result.message.removeprefix("Converged: ").partition(". ")[0])
-    elif found.is_little and ending is Ending.NEXT_STEP_IS_NAN:
-        _end(result, Ending.NOTHING_LEFT)
+        _end(result, TerminationReason.BLIND, reason=result.message.removeprefix("Converged: ").partition(". ")[0])
+    elif found.is_little and ending is TerminationReason.NEXT_STEP_IS_NAN:
+        _end(result, TerminationReason.NOTHING_LEFT)
     elif not found.is_little and result.success:
         reason, _, what_next = result.message.removeprefix("Converged: ").partition(". ")
-        if ending is Ending.RESOLUTION:
+        if ending is TerminationReason.RESOLUTION:
             reason = f"{dtype} cannot show further progress"
             what_next = _IN_FLOAT64 if dtype != "float64" else _BY_ANOTHER_METHOD
         elif dtype != "float64":
@@ -143,7 +147,7 @@ def tell(run: Run, found: OptimizeResult, dtype: str) -> None:
                 " goes further", f' goes further, with precision="float64" where {dtype} hides it'
             )
         share = found.gain / max(abs(found.fun + found.gain), found.gain)
-        _end(result, Ending.PROGRESS_LEFT, reason=reason, share=f"{100 * share:.2g} %", what_next=what_next)
+        _end(result, TerminationReason.PROGRESS_LEFT, reason=reason, share=f"{100 * share:.2g} %", what_next=what_next)
 
 
 _IN_FLOAT64 = 'precision="float64" goes on'
@@ -155,7 +159,7 @@ def _end(result, ending, **words):
     result.update(ending=ending, success=ending.success, status=ending.status, message=message)
 
 
-class _Answers:
+class _CountingOracle:
     """Answers `remaining_gain`, and counts."""
 
     def __init__(self, objective, has_products):
@@ -182,7 +186,7 @@ class _Answers:
         if self._has_products:
             self.nhev += 1
             try:
-                return self._objective.products(x, p)
+                return self._objective.hvps(x, p)
             except _REFUSALS:
                 self._has_products = False
         if not p.any():

@@ -15,12 +15,12 @@ from kormos_opt.graph_solvers.variables import IN_FLOAT64, RUNS, GraphSolverVari
 from kormos_opt.objective.bound_objective import BoundObjective
 from kormos_opt.objective.evaluation import Evaluation
 from kormos_opt.solvers.base import run_to_end
-from kormos_opt.solvers.endings import Ending, words_of
 from kormos_opt.solvers.first_step import visible_length
 from kormos_opt.solvers.registry import Method
+from kormos_opt.solvers.termination import TerminationReason, words_of
 from kormos_opt.training.runs.graph_step import ENDINGS, GraphStep
-from kormos_opt.training.runs.oracle import FitAnswers
-from kormos_opt.training.runs.restart_reason import Reason
+from kormos_opt.training.runs.oracle import ObjectiveOracle
+from kormos_opt.training.runs.restart_reason import RestartReason
 from kormos_opt.training.runs.run import Curvatures, Run
 from kormos_opt.training.runs.run_state import evaluation_at, rounded
 from kormos_opt.training.runs.solver_units import SolverUnits
@@ -33,7 +33,7 @@ class GraphRun(Run):
     """A run between its start and its result.
 
     Args:
-        answers: Those of the fit. The objective itself is asked, whose evaluation goes into the graph.
+        oracle: Those of the fit. The objective itself is asked, whose evaluation goes into the graph.
         step: The iterations, traced over this objective and these variables.
         variables: What the solver remembers.
         method: The method.
@@ -43,14 +43,14 @@ class GraphRun(Run):
 
     def __init__(
         self,
-        answers: FitAnswers,
+        oracle: ObjectiveOracle,
         step: GraphStep,
         variables: GraphSolverVariables,
         method: Method,
         gtol: float,
         units: SolverUnits,
     ):
-        super().__init__(answers, method.name)
+        super().__init__(oracle, method.name)
         self._step = step
         self._variables = variables
         self._state = variables.state
@@ -60,7 +60,7 @@ class GraphRun(Run):
 
     @property
     def _objective(self) -> BoundObjective:
-        return self._answers.objective
+        return self._oracle.objective
 
     @property
     def _dtype(self) -> str:
@@ -75,7 +75,7 @@ class GraphRun(Run):
         """
         self.nit, self.nfev, self.nhev, self.units = before.nit, before.nfev, before.nhev, before.units
         self.curvatures = before.curvatures
-        self.takes_anew(evaluation)
+        self.update_objective(evaluation)
 
     def count(self, nfev: int, nhev: int) -> None:
         """In the variables too, for a run that goes on from here in double precision."""
@@ -88,20 +88,20 @@ class GraphRun(Run):
         if not self.is_superseded:
             self._variables.is_running.assign(0)
 
-    def takes_anew(self, evaluation: Evaluation) -> bool:
+    def update_objective(self, evaluation: Evaluation) -> bool:
         """What the solver remembers stays: it says something of the new objective too."""
         variables = self._variables
         self.nfev += 1
         variables.nfev.assign_add(1)
         self._state["objective_value"].assign(evaluation.fun)
         self._state["objective_gradient"].assign(self.units.own_gradient(evaluation.jac))
-        if self._method.renew is not None:
+        if self._method.on_objective_change is not None:
             state = {name: variable.value for name, variable in self._state.items()}
-            for name, value in self._method.renew(state).items():
+            for name, value in self._method.on_objective_change(state).items():
                 self._state[name].assign(value)
         self._say_that_it_runs()
         self.result = None
-        self._take(self._as_kept(evaluation))
+        self._set_accepted(self._as_kept(evaluation))
         return True
 
     def stands_at(self, evaluation: Evaluation) -> bool:
@@ -134,7 +134,7 @@ class GraphRun(Run):
             return False
         x, _, _ = self._point()
         if not np.array_equal(x, self.accepted.x):
-            self._take(self._as_kept(self._objective.evaluate(x)))
+            self._set_accepted(self._as_kept(self._objective.evaluate(x)))
             self.nit, self.nfev = int(self._variables.nit.numpy()), int(self._variables.nfev.numpy())
         return True
 
@@ -148,14 +148,14 @@ class GraphRun(Run):
         if self.accepted is None:
             self._start()
         if self.nit == 0 and np.abs(self.units.own_gradient(self.accepted.jac)).max() <= self._gtol:
-            self._end(Ending.SMALL_GRADIENT, "gtol")
+            self._end(TerminationReason.SMALL_GRADIENT, "gtol")
             return 0
         units = None if self.units.are_plain else self.units
         stepped = self._step(self._objective, self.accepted, at_most, units)
         self.nit += stepped.nit
         self.nfev += stepped.nfev
         if stepped.nit:
-            self._take(self._evaluation_here(stepped.traced))
+            self._set_accepted(self._evaluation_here(stepped.traced))
             self._variables.curvatures.assign(self.curvatures.values)
         ending, option = ENDINGS[stepped.ending]
         if ending is not None:
@@ -180,7 +180,7 @@ class GraphRun(Run):
         if self._variables.is_running.numpy():
             if self._goes_on():
                 return
-            _log.warning(Reason.OTHER_MEMORY.message)
+            _log.warning(RestartReason.OTHER_MEMORY.message)
         self._start_afresh(x)
 
     def _start_afresh(self, x):
@@ -202,7 +202,7 @@ class GraphRun(Run):
         variables.curvatures.assign(self.curvatures.values)
         self._say_that_it_runs()
         self._keep_seeds()
-        self._take(self._as_kept(evaluation))
+        self._set_accepted(self._as_kept(evaluation))
 
     def _say_that_it_runs(self):
         self._variables.is_running.assign(IN_FLOAT64 if self.is_in_float64 else RUNS)
@@ -234,19 +234,19 @@ class GraphRun(Run):
         self.nit, self.nfev, self.nhev = (
             int(counter.numpy()) for counter in (variables.nit, variables.nfev, variables.nhev)
         )
-        self._take(self._as_kept(evaluation))
+        self._set_accepted(self._as_kept(evaluation))
         if variables.curvatures.numpy().any():
             self.curvatures = Curvatures(variables.curvatures.numpy())
         return True
 
     def _keep_seeds(self):
-        states, variable = self._answers.seeds(), self._variables.seeds
+        states, variable = self._oracle.seeds(), self._variables.seeds
         if len(states):
             variable.assign(np.pad(states, ((0, variable.shape[0] - len(states)), (0, 0))))
 
-    def _take(self, evaluation):
+    def _set_accepted(self, evaluation):
         self.position = evaluation.x
-        super()._take(evaluation)
+        super()._set_accepted(evaluation)
 
     def _end(self, ending, option=""):
         self._variables.is_running.assign(0)

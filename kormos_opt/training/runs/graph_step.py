@@ -18,9 +18,9 @@ from kormos_opt.graph_solvers.variables import POINT, GraphSolverVariables
 from kormos_opt.keras_internals.tracing import traced
 from kormos_opt.objective.bound_objective import BoundObjective
 from kormos_opt.objective.evaluation import Evaluation
-from kormos_opt.solvers.endings import Ending
 from kormos_opt.solvers.numerics import NEGLIGIBLE_FACTOR, finite_stand_in, is_hidden
 from kormos_opt.solvers.registry import Method
+from kormos_opt.solvers.termination import TerminationReason
 from kormos_opt.solvers.units import Units
 
 _TRACED = 64  # evaluations of an iteration whose metrics are remembered
@@ -28,13 +28,13 @@ _TRACED = 64  # evaluations of an iteration whose metrics are remembered
 # Why the iterations end: the ending, and the option that goes further. The first one is that they go on.
 ENDINGS = (
     (None, ""),
-    (Ending.RESOLUTION, ""),
-    (Ending.NO_BETTER_POINT, ""),
-    (Ending.SMALL_GRADIENT, "gtol"),
-    (Ending.SMALL_REDUCTION, "ftol"),
-    (Ending.SHORT_STEP, "xtol"),
-    (Ending.LIMIT, "maxiter"),
-    (Ending.LIMIT, "maxfun"),
+    (TerminationReason.RESOLUTION, ""),
+    (TerminationReason.NO_BETTER_POINT, ""),
+    (TerminationReason.SMALL_GRADIENT, "gtol"),
+    (TerminationReason.SMALL_REDUCTION, "ftol"),
+    (TerminationReason.SHORT_STEP, "xtol"),
+    (TerminationReason.LIMIT, "maxiter"),
+    (TerminationReason.LIMIT, "maxfun"),
 )
 _GOES_ON, _RESOLUTION, _NO_BETTER_POINT, _GRADIENT, _REDUCTION, _SHORT_STEP, _MAXITER, _MAXFUN = range(len(ENDINGS))
 
@@ -98,7 +98,7 @@ class GraphStep:
             iterations: How many there are, unless the solver ends.
             units: Those in which the solver sees the weights. Defaults to `None`: 1.
         """
-        evaluate, data = objective.inside()
+        evaluate, data = objective.graph_function()
         self._trace.make_room(accepted)
         given = () if units is None else (tf.constant(units.scale), tf.constant(units.shift))
         centered = None if units is None else units.centered

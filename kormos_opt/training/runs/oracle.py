@@ -17,7 +17,7 @@ from kormos_opt.solvers.base import (
 )
 
 
-class FitAnswers:
+class ObjectiveOracle:
     """The answers of an objective that is bound to the data of a fit.
 
     Args:
@@ -43,9 +43,9 @@ class FitAnswers:
         self._is_first = False
         return evaluation
 
-    def products(self, x: np.ndarray, p: np.ndarray) -> np.ndarray:
+    def hvps(self, x: np.ndarray, p: np.ndarray) -> np.ndarray:
         """The Hessian at `x` times every row of `p`."""
-        return self.objective.products(x, p)
+        return self.objective.hvps(x, p)
 
     def of_residuals(self, request: OfResiduals) -> np.ndarray:
         """The answer to a request of least squares."""

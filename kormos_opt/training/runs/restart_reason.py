@@ -3,7 +3,7 @@
 from enum import Enum
 
 
-class Reason(Enum):
+class RestartReason(Enum):
     """Why a solver starts afresh. The value is what the log says, `None` where there is nothing to say."""
 
     FIRST = "first", None

@@ -9,17 +9,17 @@ import numpy as np
 from scipy.optimize import OptimizeResult
 
 from kormos_opt.objective.evaluation import Evaluation
-from kormos_opt.solvers.endings import Ending
-from kormos_opt.training.runs.run_state import RunMemory
+from kormos_opt.solvers.termination import TerminationReason
+from kormos_opt.training.runs.run_state import RunState
 
 
-class Answers(Protocol):
+class Oracle(Protocol):
     """Who answers requests, at points of shape `(n,)` in float64."""
 
     def evaluate(self, x: np.ndarray, gradient: bool) -> Evaluation:
         """f at `x`, with its gradient or without."""
 
-    def products(self, x: np.ndarray, p: np.ndarray) -> np.ndarray:
+    def hvps(self, x: np.ndarray, p: np.ndarray) -> np.ndarray:
         """The Hessian at `x` times every row of `p`."""
 
     def check_start(self, evaluation: Evaluation) -> None:
@@ -54,7 +54,7 @@ class Run:
     """A run of a solver, which a fit advances by iterations. Subclasses say how.
 
     Args:
-        answers: Who answers its requests in the fit that runs.
+        oracle: Who answers its requests in the fit that runs.
         method: The name of its method, for the result. Defaults to none.
 
     Attributes:
@@ -67,30 +67,30 @@ class Run:
         result: The solver's `OptimizeResult` once it has ended, else `None`.
         curvatures: Those along its steps.
         arrays: Those that a solver in numpy works on, `None` if it has none.
-        keeps_memory: Whether it has begun with what the run before knew, of an f that has changed since.
+        keeps_state: Whether it has begun with what the run before knew, of an f that has changed since.
         units: Those in which its solver sees the weights, `None` where nobody said.
         is_in_float64: Whether f is computed in double precision by now, with `precision="auto"`.
         is_superseded: Whether a file was loaded since: the next run goes on from what it has brought.
     """
 
     arrays = units = None
-    keeps_memory = is_superseded = is_in_float64 = False
+    keeps_state = is_superseded = is_in_float64 = False
 
-    def __init__(self, answers: Answers, method: str = ""):
-        self._answers = answers
+    def __init__(self, oracle: Oracle, method: str = ""):
+        self._oracle = oracle
         self.method = method
         self.accepted = self.position = self.gradient_norm = self.result = None
         self.nit = self.nfev = self.nhev = 0
         self._timed = None
         self.curvatures = Curvatures()
 
-    def attach(self, answers: Answers) -> None:
+    def attach(self, oracle: Oracle) -> None:
         """Another fit goes on with this run, and answers its requests from here on."""
-        self._answers = answers
+        self._oracle = oracle
 
     def detach(self) -> None:
         """The fit is over: lets its data go."""
-        self._answers = None
+        self._oracle = None
 
     def iterate(self, at_most: int = 1) -> int:
         """Runs to the next iterate, or by more of them, and to the end of a solver that has converged there.
@@ -127,7 +127,7 @@ class Run:
     def accept(self, evaluation: Evaluation) -> None:
         """Takes an iterate that the solver has not made: its run has ended."""
         result = self.result
-        self._take(evaluation)
+        self._set_accepted(evaluation)
         self.nit += 1
         result.update(x=evaluation.x, fun=evaluation.fun, jac=evaluation.jac, nit=result.get("nit", 0) + 1)
 
@@ -141,7 +141,7 @@ class Run:
     def close(self) -> None:
         """Ends the solver and frees what it holds."""
 
-    def takes_anew(self, evaluation: Evaluation) -> bool:
+    def update_objective(self, evaluation: Evaluation) -> bool:
         """Goes on from the last accepted iterate after the objective has changed.
 
         Args:
@@ -166,7 +166,7 @@ class Run:
         """Whether the run can go on from its last accepted iterate after Ctrl-C."""
         return False
 
-    def memory(self) -> RunMemory | None:
+    def state(self) -> RunState | None:
         """What the run has to be told to go on from a file, `None` where that is not to be had, or is in variables."""
         return None
 
@@ -177,9 +177,9 @@ class Run:
             if self.gradient_norm is None
             else f"the gradient's norm is {self.gradient_norm:.3g}"
         )
-        return self.ended(Ending.INTERRUPTED, how=how, nit=self.nit, where=where, what_next=what_next)
+        return self.ended(TerminationReason.INTERRUPTED, how=how, nit=self.nit, where=where, what_next=what_next)
 
-    def ended(self, ending: Ending, **words) -> OptimizeResult:
+    def ended(self, ending: TerminationReason, **words) -> OptimizeResult:
         """A result at the last accepted iterate."""
         accepted = self.accepted
         units = {} if self.units is None or self.units.are_plain else {"x_scale": self.units.scale}
@@ -206,7 +206,7 @@ class Run:
         if evaluation is None:
             return False
         before = self.accepted
-        self._take(evaluation)
+        self._set_accepted(evaluation)
         self.nit += 1
         self._look_for_end(before)
         return True
@@ -218,7 +218,7 @@ class Run:
         """Completes the result. Returns whether it brought another iterate."""
         return False
 
-    def _take(self, evaluation):
+    def _set_accepted(self, evaluation):
         before, self.accepted = self.accepted, evaluation
         if before is not None and not any(each is None for each in (self.units, before.jac, evaluation.jac)):
             step = self.units.own(evaluation.x - before.x)

@@ -14,7 +14,7 @@ from kormos_opt.objective.evaluation import Evaluation
 _OF_SOLVER = "array_"
 
 
-class RunMemory(NamedTuple):
+class RunState(NamedTuple):
     """Where a run stands between two iterations.
 
     Attributes:
@@ -42,7 +42,7 @@ class RunMemory(NamedTuple):
     arrays: Mapping[str, np.ndarray]
 
     @classmethod
-    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> RunMemory:
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> RunState:
         """The inverse of `to_arrays`."""
         ones = np.ones_like(arrays["x"])
         none = np.array([np.inf, 0.0, 0.0])

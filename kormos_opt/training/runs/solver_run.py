@@ -19,10 +19,10 @@ from kormos_opt.solvers.base import (
     Solver,
     unknown_request,
 )
-from kormos_opt.solvers.endings import Ending
 from kormos_opt.solvers.one_blas_thread import one_blas_thread
-from kormos_opt.training.runs.run import Answers, Curvatures, Run
-from kormos_opt.training.runs.run_state import RunMemory
+from kormos_opt.solvers.termination import TerminationReason
+from kormos_opt.training.runs.run import Curvatures, Oracle, Run
+from kormos_opt.training.runs.run_state import RunState
 
 
 class SolverRun(Run):
@@ -30,7 +30,7 @@ class SolverRun(Run):
 
     Args:
         solver: The solver, not started.
-        answers: Who answers its requests.
+        oracle: Who answers its requests.
         start: The evaluation at the starting point, if it is known. Defaults to `None`.
         before: The run that this one goes on from, whose counts go on too. Defaults to `None`.
         arrays: Those that the solver works on. Defaults to `None`: it cannot be saved.
@@ -40,15 +40,15 @@ class SolverRun(Run):
     def __init__(
         self,
         solver: Solver,
-        answers: Answers,
+        oracle: Oracle,
         start: Evaluation | None = None,
         before: Run | None = None,
         arrays: Mapping[str, np.ndarray] | None = None,
         method: str = "",
     ):
-        super().__init__(answers, method)
+        super().__init__(oracle, method)
         self.arrays = arrays
-        self._is_from_memory = False
+        self._is_from_state = False
         self._solver = solver
         self._request = None
         self._evaluations = RecentEvaluations()
@@ -62,33 +62,31 @@ class SolverRun(Run):
             self._begin(start)
 
     @classmethod
-    def from_memory(
-        cls, solver: Solver, answers: Answers, start: Evaluation, memory: RunMemory, method: str
-    ) -> "SolverRun":
+    def from_state(cls, solver: Solver, oracle: Oracle, start: Evaluation, state: RunState, method: str) -> "SolverRun":
         """The run that was saved, between two iterations.
 
         Args:
-            solver: It works on the arrays of `memory`.
-            answers: Who answers its requests.
+            solver: It works on the arrays of `state`.
+            oracle: Who answers its requests.
             start: The evaluation at the last accepted iterate.
-            memory: What was saved.
+            state: What was saved.
             method: The name of its method.
         """
-        run = cls(solver, answers, arrays=memory.arrays, method=method)
+        run = cls(solver, oracle, arrays=state.arrays, method=method)
         run.position = start.x
         run._begin(start)
-        run.nit, run.nfev, run.nhev = (int(count) for count in memory.counts)
-        run._is_from_memory = True
-        run.curvatures = Curvatures(memory.curvatures)
+        run.nit, run.nfev, run.nhev = (int(count) for count in state.counts)
+        run._is_from_state = True
+        run.curvatures = Curvatures(state.curvatures)
         return run
 
-    def memory(self) -> RunMemory | None:
+    def state(self) -> RunState | None:
         """That of a run that waits for its next iteration."""
         if self.arrays is None or not self._goes_on:
             return None
         counts = np.array([self.nit, self.nfev, self.nhev])
         x, fun, jac = self.accepted[:3]
-        return RunMemory(
+        return RunState(
             x=x,
             fun=np.array(fun),
             jac=jac,
@@ -146,7 +144,7 @@ class SolverRun(Run):
 
     def _complete(self):
         result, accepted = self.result, self.accepted
-        if self._is_from_memory:  # the solver may count from where f was last taken anew
+        if self._is_from_state:  # the solver may count from where f was last taken anew
             result.update(nit=self.nit, nfev=self.nfev, njev=self.nfev)
         result.update(x=accepted.x, fun=accepted.fun, method=self.method)
         unsaid = {"success": False, "status": 1, "message": "The solver has ended", "nit": self.nit, "nfev": self.nfev}
@@ -158,7 +156,7 @@ class SolverRun(Run):
         if isinstance(request, HessianProduct):
             self.position = request.x
             self.nhev += len(np.atleast_2d(request.p))
-            return self._answers.products(request.x, request.p)
+            return self._oracle.hvps(request.x, request.p)
         if isinstance(request, OfResiduals):
             return self._answer_of_residuals(request)
         if not isinstance(request, (EvaluateWithGradient, EvaluateValue)):
@@ -178,14 +176,14 @@ class SolverRun(Run):
             self.nfev += 1
         else:
             self.nhev += request.x.size if isinstance(request, Jacobian) else 1
-        return self._answers.of_residuals(request)
+        return self._oracle.of_residuals(request)
 
     def _evaluate(self, x, gradient):
-        evaluation = self._answers.evaluate(x, gradient)
+        evaluation = self._oracle.evaluate(x, gradient)
         self.position = x
         self.nfev += 1
         if self.accepted is None or (gradient and self.accepted.jac is None and np.array_equal(x, self.accepted.x)):
-            self._answers.check_start(evaluation)
+            self._oracle.check_start(evaluation)
             self._begin(evaluation)
         self._evaluations.add(evaluation)
         return evaluation
@@ -198,17 +196,17 @@ class SolverRun(Run):
             evaluation = self._evaluate(x, gradient)
         if np.isfinite(evaluation.fun) and (evaluation.jac is None or np.isfinite(evaluation.jac).all()):
             return evaluation
-        self.result = self.ended(Ending.WALKED_INTO_NAN)
+        self.result = self.ended(TerminationReason.WALKED_INTO_NAN)
         return None
 
     def _begin(self, evaluation):
-        self._seeds = self._answers.seeds()
-        self._take(evaluation)
+        self._seeds = self._oracle.seeds()
+        self._set_accepted(evaluation)
 
-    def _take(self, evaluation):
+    def _set_accepted(self, evaluation):
         if evaluation is not self.accepted:
             self._evaluations.accept(evaluation)
-            super()._take(evaluation)
+            super()._set_accepted(evaluation)
 
     def _send(self, answer):
         try:

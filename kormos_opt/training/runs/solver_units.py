@@ -69,7 +69,7 @@ def _column_sizes(objective):
     For a mean square these are the norms of the columns of the Jacobian, up to one factor.
     """
     gauss_newton = variant_of(objective, curvature="gauss-newton")
-    matrix = gauss_newton.products(objective.parameters.ravel(), np.eye(objective.parameters.size))
+    matrix = gauss_newton.hvps(objective.parameters.ravel(), np.eye(objective.parameters.size))
     return np.sqrt(np.maximum(np.diag(matrix), 0.0))
 
 

@@ -17,8 +17,8 @@ from kormos_opt.solvers.safeguards import safeguard
 from kormos_opt.stages.stage import GraphStage, SolverStage, Stage
 from kormos_opt.training.runs.graph_run import GraphRun
 from kormos_opt.training.runs.graph_step import GraphStep
-from kormos_opt.training.runs.oracle import FitAnswers
-from kormos_opt.training.runs.restart_reason import Reason
+from kormos_opt.training.runs.oracle import ObjectiveOracle
+from kormos_opt.training.runs.restart_reason import RestartReason
 from kormos_opt.training.runs.run import Run
 from kormos_opt.training.runs.run_state import evaluation_at
 from kormos_opt.training.runs.solver_run import SolverRun
@@ -31,7 +31,7 @@ def start_run(
     stage: Stage,
     model: keras.Model,
     optimizer,
-    answers: FitAnswers,
+    oracle: ObjectiveOracle,
     warn: Callable[[str, str], None],
     evaluation: Evaluation | None = None,
     before: Run | None = None,
@@ -45,18 +45,18 @@ def start_run(
         stage: The stage.
         model: The model.
         optimizer: The `BatchOptimizer`, which has the variables of solvers in the graph.
-        answers: Who answers in this fit.
+        oracle: Who answers in this fit.
         warn: Called with a topic and a message, which is logged once for each topic.
         evaluation: The one at the starting point. Defaults to `None`: it is not known.
         before: The run that the new one goes on from. Defaults to `None`: there is none.
     """
-    objective = answers.objective
+    objective = oracle.objective
     units = SolverUnits(optimizer.x_scale, objective, warn)
     stage = stage.chosen(objective.parameters, isinstance(objective.data, WholeTensors))
     if isinstance(stage, GraphStage):
-        run = _run_in_graph(stage, model, optimizer, answers, units)
+        run = _run_in_graph(stage, model, optimizer, oracle, units)
     else:
-        run = _run_in_numpy(stage, optimizer, answers, units, evaluation, before)
+        run = _run_in_numpy(stage, optimizer, oracle, units, evaluation, before)
     run.is_in_float64 = optimizer.precision == "auto" and objective.objective.settings.float64
     if isinstance(run, GraphRun) and before is not None:
         run.go_on_from(before, evaluation)
@@ -64,20 +64,20 @@ def start_run(
     return run
 
 
-def _run_in_graph(stage, model, optimizer, answers, units):
+def _run_in_graph(stage, model, optimizer, oracle, units):
     """With the trace of an earlier run over the same variables if there was one."""
-    objective, method = answers.objective.objective, stage.method
+    objective, method = oracle.objective.objective, stage.method
     dtype = vector_dtype(objective.parameters.variables, optimizer.precision)
     variables = optimizer.variables_for(model, stage.remembered(objective.parameters.size), dtype)
-    key = method.name, repr(stage.settings), stage.ends_at_resolution, id(variables.nit)
+    key = method.name, repr(stage.settings), stage.stops_at_precision, id(variables.nit)
     if key not in objective.traces:
         resolution = _resolution(stage, objective)
         objective.traces[key] = GraphStep(method, variables, stage.settings, resolution)
-    return GraphRun(answers, objective.traces[key], variables, method, stage.settings["gtol"], units)
+    return GraphRun(oracle, objective.traces[key], variables, method, stage.settings["gtol"], units)
 
 
-def _run_in_numpy(stage: SolverStage, optimizer, answers, units, evaluation, before):
-    objective, method = answers.objective, stage.method
+def _run_in_numpy(stage: SolverStage, optimizer, oracle, units, evaluation, before):
+    objective, method = oracle.objective, stage.method
     specs = stage.remembered(objective.parameters)
     start = objective.parameters.ravel() if evaluation is None else evaluation.x
     loaded = _loaded(optimizer, objective, specs) if specs is not None and evaluation is None else None
@@ -85,7 +85,8 @@ def _run_in_numpy(stage: SolverStage, optimizer, answers, units, evaluation, bef
     if loaded is not None:
         arrays = loaded[1].arrays
     elif specs is not None:
-        kept = method.renew(before.arrays) if before is not None and method.renew is not None else {}
+        if before is not None and method.on_objective_change is not None:
+            kept = method.on_objective_change(before.arrays)
         arrays = {name: np.zeros(spec.shape, spec.dtype) for name, spec in specs.items() if name not in kept} | kept
     first_step = None
     if loaded is not None:
@@ -98,17 +99,17 @@ def _run_in_numpy(stage: SolverStage, optimizer, answers, units, evaluation, bef
     iterate = None if loaded is None else loaded[0]
     solver = safeguard(solver, objective.objective.dtype, _resolution(stage, objective.objective), iterate)
     if loaded is None:
-        run = SolverRun(solver, answers, evaluation, before, arrays, method.name)
+        run = SolverRun(solver, oracle, evaluation, before, arrays, method.name)
     else:
-        run = SolverRun.from_memory(solver, answers, *loaded, method.name)
-    run.keeps_memory = bool(kept)
+        run = SolverRun.from_state(solver, oracle, *loaded, method.name)
+    run.keeps_state = bool(kept)
     run.units = solver_units
     return run
 
 
 def _loaded(optimizer, objective, specs):
     """What a file has brought, and the evaluation there, if it is of these weights, this f and this method."""
-    loaded = optimizer.take_loaded_memory()
+    loaded = optimizer.take_loaded_state()
     if loaded is None:
         return None
     is_same = functools.partial(np.array_equal, loaded.jac)
@@ -116,9 +117,9 @@ def _loaded(optimizer, objective, specs):
     shapes = {name: array.shape for name, array in loaded.arrays.items()}
     if evaluation is not None and shapes == {name: spec.shape for name, spec in specs.items()}:
         return evaluation, loaded
-    _log.warning(Reason.OTHER_MEMORY.message)
+    _log.warning(RestartReason.OTHER_MEMORY.message)
     return None
 
 
 def _resolution(stage, objective):
-    return precision.resolution(objective.dtype) if stage.ends_at_resolution else None
+    return precision.resolution(objective.dtype) if stage.stops_at_precision else None

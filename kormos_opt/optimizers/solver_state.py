@@ -14,7 +14,7 @@ import numpy as np
 from kormos_opt.graph_solvers.variables import IN_FLOAT64, GraphSolverVariables, vector_dtype
 from kormos_opt.objective.model_state import ModelState
 from kormos_opt.solvers.base import ArraySpec
-from kormos_opt.training.runs.run_state import RunMemory
+from kormos_opt.training.runs.run_state import RunState
 
 SAVED_BY_DEFAULT = 256 * 2**20  # bytes that save_state="auto" puts into files
 _PREFIX = "solver_"  # of the names of arrays in a file
@@ -36,12 +36,12 @@ class DrawnData(NamedTuple):
     given: int = 0
 
 
-class RemembersSolver(keras.optimizers.Optimizer):
+class SavesSolverState(keras.optimizers.Optimizer):
     """An optimizer whose files carry what its solver knows. Its base has `stages` and `save_state`."""
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
-        self._memory = _Untracked()
+        self._solver_state = _Untracked()
 
     def variables_for(self, model: keras.Model, specs: dict[str, ArraySpec], dtype: str) -> GraphSolverVariables:
         """The variables of a solver in the graph: those saved with the optimizer, where they fit.
@@ -51,58 +51,58 @@ class RemembersSolver(keras.optimizers.Optimizer):
             specs: What the solver remembers.
             dtype: The precision of the objective.
         """
-        saved = self._memory.variables
+        saved = self._solver_state.variables
         seeds = len(ModelState(model).seeds)
         if saved is not None and saved.fit(specs, dtype):
             self._make_room_for_seeds(seeds)
-            return self._memory.variables
+            return self._solver_state.variables
         made = GraphSolverVariables.make(
             lambda shape, **named: keras.Variable(np.zeros(shape), **named), specs, dtype, seeds
         )
         if saved is None:
-            self._memory.variables = made
+            self._solver_state.variables = made
         return made
 
     @property
     def drawn_data(self) -> DrawnData:
         """The training data that a callback has drawn, for files."""
-        return self._memory.drawn_data
+        return self._solver_state.drawn_data
 
     @drawn_data.setter
     def drawn_data(self, drawn: DrawnData) -> None:
-        self._memory.drawn_data = drawn
+        self._solver_state.drawn_data = drawn
 
     def watch(self, run) -> None:
         """Files carry what this run knows, from here on."""
-        self._memory.run = weakref.ref(run)
+        self._solver_state.run = weakref.ref(run)
 
     @property
-    def loaded_memory(self) -> RunMemory | None:
+    def loaded_state(self) -> RunState | None:
         """What a file has brought and no run has taken yet."""
-        return self._memory.loaded_arrays
+        return self._solver_state.loaded_arrays
 
     def loads_float64(self) -> bool:
         """Whether a file has brought a run whose f is computed in double precision by then."""
-        if self.loaded_memory is not None:
-            return bool(self.loaded_memory.float64)
-        variables = self._memory.variables
+        if self.loaded_state is not None:
+            return bool(self.loaded_state.float64)
+        variables = self._solver_state.variables
         return variables is not None and int(variables.is_running.numpy()) == IN_FLOAT64
 
-    def take_loaded_memory(self) -> RunMemory | None:
+    def take_loaded_state(self) -> RunState | None:
         """The same. It is gone here afterwards."""
-        loaded, self._memory.loaded_arrays = self._memory.loaded_arrays, None
+        loaded, self._solver_state.loaded_arrays = self._solver_state.loaded_arrays, None
         return loaded
 
-    def has_lost_memory(self) -> bool:
+    def has_lost_state(self) -> bool:
         """Whether a solver has worked on the model before, and neither its file nor compile() has kept what it knew."""
-        is_kept = self.stages[0].is_in_graph or self.loaded_memory is not None
+        is_kept = self.stages[0].is_in_graph or self.loaded_state is not None
         return int(self.iterations.numpy()) > 0 and not is_kept
 
     def save_own_variables(self, store):
         """As Keras does, and the arrays of a run that is suspended."""
-        run = self._memory.run()
-        memory = None if run is None else run.memory()
-        variables = self._memory.variables
+        run = self._solver_state.run()
+        memory = None if run is None else run.state()
+        variables = self._solver_state.variables
         own = [] if variables is None else [each for each in variables.all if self._index_of(each) is not None]
         size = sum(int(np.prod(each.shape)) * np.dtype(each.dtype).itemsize for each in own)
         size += 0 if memory is None else memory.size
@@ -122,15 +122,15 @@ class RemembersSolver(keras.optimizers.Optimizer):
     def load_own_variables(self, store):
         """The inverse, with room for as many seeds as there are in the file."""
         names = list(store.keys())
-        run = self._memory.run()
+        run = self._solver_state.run()
         if run is not None:
             run.is_superseded = True
         self.drawn_data = _drawn(store, [name for name in names if name.startswith(_DRAWN)])
         names = [name for name in names if not name.startswith(_DRAWN)]
         arrays = {name.removeprefix(_PREFIX): np.array(store[name]) for name in names if name.startswith(_PREFIX)}
-        self._memory.loaded_arrays = RunMemory.from_arrays(arrays) if arrays else None
+        self._solver_state.loaded_arrays = RunState.from_arrays(arrays) if arrays else None
         values = {name: store[name] for name in names if not name.startswith(_PREFIX)}
-        variables = self._memory.variables
+        variables = self._solver_state.variables
         index = None if variables is None else self._index_of(variables.seeds)
         if index is not None and str(index) in values:
             self._make_room_for_seeds(values[str(index)].shape[0])
@@ -143,8 +143,8 @@ class RemembersSolver(keras.optimizers.Optimizer):
         """Whether this many bytes go into files."""
         if self.save_state != "auto":
             return self.save_state
-        if size > SAVED_BY_DEFAULT and not self._memory.has_said_size:
-            self._memory.has_said_size = True
+        if size > SAVED_BY_DEFAULT and not self._solver_state.has_said_size:
+            self._solver_state.has_said_size = True
             _log.warning(
                 f"The memory of the solver takes {size / 2**20:.0f} MiB and is left out of files: a fit from a file "
                 "starts the solver afresh from the weights. Pass save_state=True to keep it, or False to hear no more."
@@ -157,33 +157,33 @@ class RemembersSolver(keras.optimizers.Optimizer):
         if stage.is_in_graph:
             specs = stage.remembered(sum(int(np.prod(variable.shape)) for variable in variables))
             dtype = vector_dtype(variables, self.precision)
-            self._memory.variables = GraphSolverVariables.make(self.add_variable, specs, dtype)
+            self._solver_state.variables = GraphSolverVariables.make(self.add_variable, specs, dtype)
 
-    def _take_loaded(self):
+    def _load_state(self):
         """Assigns the values of a .h5 file, which are there before the variables are."""
-        loaded = self._memory.loaded_values
+        loaded = self._solver_state.loaded_values
         if loaded is None:
             return
         if not self.built:
             for variable, value in zip(self._variables, loaded, strict=False):
                 variable.assign(value)
             return
-        variables = self._memory.variables
+        variables = self._solver_state.variables
         index = None if variables is None else self._index_of(variables.seeds)
         if index is not None and index < len(loaded):
             self._make_room_for_seeds(len(loaded[index]))
-        self._memory.loaded_values = None
+        self._solver_state.loaded_values = None
         later = [np.asarray(variable) for variable in self._variables[len(loaded) :]]  # of a file that had fewer
         keras.optimizers.Optimizer.set_weights(self, [*loaded, *later])
 
     def _make_room_for_seeds(self, count):
         """Puts a larger variable in the place of the one there is: an optimizer is built before it knows the seeds."""
-        variables = self._memory.variables
+        variables = self._solver_state.variables
         index = self._index_of(variables.seeds)
         if index is not None and variables.seeds.shape[0] < count:
             seeds = self.add_variable((count, 2), dtype="int64", name="seeds")
             self._variables[index] = self._variables.pop()
-            self._memory.variables = variables._replace(seeds=seeds)
+            self._solver_state.variables = variables._replace(seeds=seeds)
 
     def _index_of(self, variable):
         return next((i for i, each in enumerate(self._variables) if each is variable), None)

@@ -9,14 +9,14 @@ SEES_MORE = ' (precision="float64" sees more)'
 _AS_LOW_AS_SEEN = f"Either the loss is as low as its rounding errors let it be seen{SEES_MORE}, or "
 
 
-class Ending(Enum):
+class TerminationReason(Enum):
     """Why a run has ended. The value is what is said, whether it is a success, and the status of the result.
 
     Example:
 
-    >>> Ending.LIMIT.message(option="options={'maxiter': ...}")
+    >>> TerminationReason.LIMIT.message(option="options={'maxiter': ...}")
     "Stopped: options={'maxiter': ...} is reached. A larger value goes further"
-    >>> Ending.LIMIT.success, Ending.LIMIT.status
+    >>> TerminationReason.LIMIT.success, TerminationReason.LIMIT.status
     (False, 1)
     """
 
@@ -114,7 +114,7 @@ class Ending(Enum):
 
 
 def words_of(dtype: str) -> dict[str, str]:
-    """What `Ending.RESOLUTION` says of an f that is computed in `dtype`."""
+    """What `TerminationReason.RESOLUTION` says of an f that is computed in `dtype`."""
     return {"dtype": dtype, "further": "" if dtype == "float64" else '. precision="float64" goes further'}
 
 
@@ -123,34 +123,34 @@ _MAXITER, _MAXFUN, _SOME_LIMIT = "options={'maxiter': ...}", "options={'maxfun':
 
 # What the beginning of scipy's own words means, and which option goes further.
 _WORDS_OF_SCIPY = {
-    "CONVERGENCE: RELATIVE REDUCTION": (Ending.SMALL_REDUCTION, _FTOL),
-    "CONVERGENCE: NORM OF PROJECTED GRADIENT": (Ending.SMALL_GRADIENT, _GTOL),
-    "Local minimum reached": (Ending.SMALL_GRADIENT_NORM, _GTOL),
-    "Optimization terminated successfully": (Ending.WITHIN_TOLERANCES, "tol"),
-    "`gtol` termination condition": (Ending.SMALL_GRADIENT_NORM, "tol"),
-    "`xtol` termination condition": (Ending.SMALL_TRUST_REGION, "tol"),
-    "Converged (": (Ending.SMALL_CHANGE, "tol"),
-    "Return from COBYLA because the trust region radius": (Ending.TRUST_REGION_AT_TOLERANCE, "tol"),
-    "The lower bound for the trust-region radius": (Ending.SMALLEST_TRUST_REGION, "tol"),
-    "ABNORMAL": (Ending.NO_BETTER_POINT, None),
-    "Desired error": (Ending.NO_BETTER_POINT, None),
-    "Warning: Desired error": (Ending.NO_BETTER_POINT, None),
-    "Linear search failed": (Ending.NO_BETTER_POINT, None),
-    "Positive directional derivative": (Ending.NO_BETTER_POINT, None),
-    "A bad approximation": (Ending.NO_PREDICTED_IMPROVEMENT, None),
-    "A linalg error": (Ending.INDEFINITE_HESSIAN, None),
-    "Warning: CG iterations didn't converge": (Ending.INDEFINITE_HESSIAN, None),
-    "Inequality constraints incompatible": (Ending.INFEASIBLE, None),
-    "Constraint violation exceeds": (Ending.INFEASIBLE, None),
-    "Did not converge to a solution satisfying": (Ending.INFEASIBLE, None),
-    "STOP: TOTAL NO. OF ITERATIONS": (Ending.LIMIT, _MAXITER),
-    "STOP: TOTAL NO. OF F,G EVALUATIONS": (Ending.LIMIT, _MAXFUN),
-    "Iteration limit reached": (Ending.LIMIT, _MAXITER),
-    "Max. number of function evaluations": (Ending.LIMIT, _MAXFUN),
-    "Maximum number of": (Ending.LIMIT, _SOME_LIMIT),
-    "Warning: Maximum number of": (Ending.LIMIT, _SOME_LIMIT),
-    "Return from COBYLA because the objective function has been evaluated": (Ending.LIMIT, _MAXITER),
-    "The maximum number of": (Ending.LIMIT, _SOME_LIMIT),
+    "CONVERGENCE: RELATIVE REDUCTION": (TerminationReason.SMALL_REDUCTION, _FTOL),
+    "CONVERGENCE: NORM OF PROJECTED GRADIENT": (TerminationReason.SMALL_GRADIENT, _GTOL),
+    "Local minimum reached": (TerminationReason.SMALL_GRADIENT_NORM, _GTOL),
+    "Optimization terminated successfully": (TerminationReason.WITHIN_TOLERANCES, "tol"),
+    "`gtol` termination condition": (TerminationReason.SMALL_GRADIENT_NORM, "tol"),
+    "`xtol` termination condition": (TerminationReason.SMALL_TRUST_REGION, "tol"),
+    "Converged (": (TerminationReason.SMALL_CHANGE, "tol"),
+    "Return from COBYLA because the trust region radius": (TerminationReason.TRUST_REGION_AT_TOLERANCE, "tol"),
+    "The lower bound for the trust-region radius": (TerminationReason.SMALLEST_TRUST_REGION, "tol"),
+    "ABNORMAL": (TerminationReason.NO_BETTER_POINT, None),
+    "Desired error": (TerminationReason.NO_BETTER_POINT, None),
+    "Warning: Desired error": (TerminationReason.NO_BETTER_POINT, None),
+    "Linear search failed": (TerminationReason.NO_BETTER_POINT, None),
+    "Positive directional derivative": (TerminationReason.NO_BETTER_POINT, None),
+    "A bad approximation": (TerminationReason.NO_PREDICTED_IMPROVEMENT, None),
+    "A linalg error": (TerminationReason.INDEFINITE_HESSIAN, None),
+    "Warning: CG iterations didn't converge": (TerminationReason.INDEFINITE_HESSIAN, None),
+    "Inequality constraints incompatible": (TerminationReason.INFEASIBLE, None),
+    "Constraint violation exceeds": (TerminationReason.INFEASIBLE, None),
+    "Did not converge to a solution satisfying": (TerminationReason.INFEASIBLE, None),
+    "STOP: TOTAL NO. OF ITERATIONS": (TerminationReason.LIMIT, _MAXITER),
+    "STOP: TOTAL NO. OF F,G EVALUATIONS": (TerminationReason.LIMIT, _MAXFUN),
+    "Iteration limit reached": (TerminationReason.LIMIT, _MAXITER),
+    "Max. number of function evaluations": (TerminationReason.LIMIT, _MAXFUN),
+    "Maximum number of": (TerminationReason.LIMIT, _SOME_LIMIT),
+    "Warning: Maximum number of": (TerminationReason.LIMIT, _SOME_LIMIT),
+    "Return from COBYLA because the objective function has been evaluated": (TerminationReason.LIMIT, _MAXITER),
+    "The maximum number of": (TerminationReason.LIMIT, _SOME_LIMIT),
 }
 
 
@@ -158,14 +158,14 @@ _WORDS_OF_SCIPY = {
 _GRADIENT_ENDS = {"bfgs", "cg", "dogleg", "trust-ncg", "trust-exact", "trust-krylov"}
 
 
-def rests_on_gradient(ending: Ending, method: str) -> bool:
+def rests_on_gradient(ending: TerminationReason, method: str) -> bool:
     """Whether a run of a method has ended because the gradient is small."""
-    if ending in (Ending.SMALL_GRADIENT, Ending.SMALL_GRADIENT_NORM):
+    if ending in (TerminationReason.SMALL_GRADIENT, TerminationReason.SMALL_GRADIENT_NORM):
         return True
-    return ending is Ending.WITHIN_TOLERANCES and method.lower() in _GRADIENT_ENDS
+    return ending is TerminationReason.WITHIN_TOLERANCES and method.lower() in _GRADIENT_ENDS
 
 
-def explain(message: str) -> tuple[Ending | None, str]:
+def explain(message: str) -> tuple[TerminationReason | None, str]:
     """What scipy's words mean: the ending, `None` if they are unknown, and its message with scipy's words in brackets.
 
     >>> ending, message = explain("Desired error not necessarily achieved due to precision loss.")

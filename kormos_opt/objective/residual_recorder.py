@@ -1,8 +1,8 @@
-"""Which part of a loss is a sum of squares: heard while the train step computes it.
+"""Which part of a loss is a sum of squares: recorded while the train step computes it.
 
-    loss = sum of  c w r^2   over all residuals r that are heard, with their weights w
+    loss = sum of  c w r^2   over all residuals r that are recorded, with their weights w
 
-c is the derivative of the loss by what was heard, from the tape: it holds sample weights, masks, reductions,
+c is the derivative of the loss by what was recorded, from the tape: it holds sample weights, masks, reductions,
 `loss_weights`, and whatever else the train step does with it.
 """
 
@@ -15,13 +15,13 @@ import tensorflow as tf
 
 from kormos_opt.keras_internals import tracing
 
-_hearing: ContextVar = ContextVar("hearing", default=None)
+_recorder: ContextVar = ContextVar("recorder", default=None)
 
 
 def mean_square(residual, weight=None) -> tf.Tensor:
     """The mean of `weight * residual**2`, for a loss of your own that Levenberg-Marquardt shall understand.
 
-    It is what `keras.ops.mean(keras.ops.square(residual))` is. `LevenbergMarquardt` and Gauss-Newton curvature hear
+    It is what `keras.ops.mean(keras.ops.square(residual))` is. `LevenbergMarquardt` and Gauss-Newton curvature record
     the residual too, which nobody could tell from the mean.
 
     Args:
@@ -37,9 +37,9 @@ def mean_square(residual, weight=None) -> tf.Tensor:
     >>> float(kormos_opt.mean_square([1.0, 3.0], weight=[2.0, 0.0]))
     1.0
     """
-    heard, residual = _hearing.get(), keras.ops.convert_to_tensor(residual)
-    if heard is not None:
-        residual = heard.constant(residual)
+    recorder, residual = _recorder.get(), keras.ops.convert_to_tensor(residual)
+    if recorder is not None:
+        residual = recorder.constant(residual)
     squares = keras.ops.square(residual)
     if weight is not None:
         weight = keras.ops.convert_to_tensor(weight, residual.dtype)
@@ -51,20 +51,20 @@ def mean_square(residual, weight=None) -> tf.Tensor:
             )
         squares = weighted
     value = keras.ops.mean(squares)
-    if heard is not None:
+    if recorder is not None:
         size = tf.cast(tf.size(residual), tf.float64)
-        heard.add(residual, (1.0 if weight is None else tf.cast(weight, tf.float64)) / size, value)
+        recorder.add(residual, (1.0 if weight is None else tf.cast(weight, tf.float64)) / size, value)
     return value
 
 
 @contextlib.contextmanager
-def heard_by(listener):
-    """Inside, `mean_square` tells `listener` its residuals."""
-    token = _hearing.set(listener)
+def recording(recorder):
+    """Inside, `mean_square` gives `recorder` its residuals."""
+    token = _recorder.set(recorder)
     try:
         yield
     finally:
-        _hearing.reset(token)
+        _recorder.reset(token)
 
 
 class _Square(NamedTuple):
@@ -74,7 +74,7 @@ class _Square(NamedTuple):
     is_of_weights: bool = False
 
 
-class Squares:
+class ResidualRecorder:
     """The squares of one chunk.
 
     Args:
@@ -82,15 +82,15 @@ class Squares:
 
     Attributes:
         others: The names of parts that are no squares.
-        once: How many residuals there are that every chunk repeats: the penalties of weights. They come last.
+        shared_count: How many residuals there are that every chunk repeats: the penalties of weights. They come last.
         is_by_row: Whether all others belong to a row each, in the order of the rows.
     """
 
     def __init__(self, rows: int):
         self._rows = rows
-        self._heard = []
+        self._recorded = []
         self.others = []
-        self.once = 0
+        self.shared_count = 0
         self.is_by_row = True
 
     def constant(self, residual):
@@ -99,14 +99,14 @@ class Squares:
 
     def add(self, residual, weight, value) -> None:
         """Takes `value`, which is the sum of `weight * residual**2`, over the last axis or over all of them."""
-        self._heard.append(_Square(residual, weight, value))
+        self._recorded.append(_Square(residual, weight, value))
 
     def add_penalty(self, x, weight, value) -> None:
         """Takes the penalty `weight * sum(x**2)` of a weight or of an activity."""
         is_of_weights = isinstance(x, keras.Variable)
-        self._heard.append(_Square(keras.ops.convert_to_tensor(x), weight, value, is_of_weights))
+        self._recorded.append(_Square(keras.ops.convert_to_tensor(x), weight, value, is_of_weights))
 
-    def hear_loss(self, loss: keras.losses.Loss, y_true, y_pred, values) -> None:
+    def record_loss(self, loss: keras.losses.Loss, y_true, y_pred, values) -> None:
         """Takes the values of a loss."""
         if getattr(loss, "fn", None) is not keras.losses.mean_squared_error:
             self.others.append(f"the loss {loss.name!r}")
@@ -122,10 +122,10 @@ class Squares:
             loss: That of the chunk.
             share: The part of all rows that the chunk has.
         """
-        values = [square.value for square in self._heard]
+        values = [square.value for square in self._recorded]
         coefficients = tape.gradient(loss, values, unconnected_gradients="zero") if values else []
         by_row, others, once = [], [tf.zeros((0,), tf.float64)], [tf.zeros((0,), tf.float64)]
-        for square, coefficient in zip(self._heard, coefficients, strict=True):
+        for square, coefficient in zip(self._recorded, coefficients, strict=True):
             coefficient = tf.cast(coefficient, tf.float64)
             if len(square.value.shape):
                 coefficient = coefficient[..., None]
@@ -140,6 +140,6 @@ class Squares:
                 others.append(tf.reshape(residual, (-1,)))
         self.is_by_row = len(others) == 1
         once = tf.concat(once, axis=0)
-        self.once = int(once.shape[0])
+        self.shared_count = int(once.shape[0])
         by_row = [tf.reshape(tf.concat(by_row, axis=1), (-1,))] if by_row else []
         return tf.concat([*by_row, *others, once], axis=0)

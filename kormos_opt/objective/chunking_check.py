@@ -6,19 +6,19 @@ A loss or a layer may look at other rows: those of Keras that do not are known, 
 import numpy as np
 import tensorflow as tf
 
-from kormos_opt.data.full_batch import BatchList, FullBatch
+from kormos_opt.data.full_batch import BatchSequence, FullBatch
 from kormos_opt.data.rows import every_row, rows_between, rows_of
 from kormos_opt.objective import precision
 from kormos_opt.objective.batch_pass import over_batches
 from kormos_opt.objective.objective import Objective
-from kormos_opt.objective.starting_point import beside
+from kormos_opt.objective.starting_point import perturbed
 
 _ROWS = 16
 _SLOPES = 10  # times the tolerance of f, for the gradient
 _STEPS = 8  # of the resolution of f that two sums may differ by
 
 
-def check_cut(objective: "Objective", chunk, data: FullBatch) -> None:
+def check_chunking(objective: "Objective", chunk, data: FullBatch) -> None:
     """Compares f and its gradient of some rows in one chunk with those of the same rows in chunks of two.
 
     At a point beside the first weights: these may be zeros, where rows tell nothing, or an optimum, where f is rounding
@@ -34,8 +34,9 @@ def check_cut(objective: "Objective", chunk, data: FullBatch) -> None:
         ValueError: If they differ.
     """
     replicas = objective.replicas
-    fits = replicas is None and not isinstance(data, BatchList) and data.rows <= objective.rows_per_chunk
-    if not objective.terms.is_doubtful or fits or objective.state.moving_statistics or objective.outside.is_random:
+    fits = replicas is None and not isinstance(data, BatchSequence) and data.rows <= objective.rows_per_chunk
+    may_differ = objective.state.moving_statistics or objective.captured.is_random
+    if not objective.terms.may_depend_on_chunking or fits or may_differ:
         return
     rows = min(int(rows_of(chunk)), _ROWS)
     if rows < 2 and (replicas is None or replicas.workers == 1):  # several workers stay in step
@@ -45,7 +46,7 @@ def check_cut(objective: "Objective", chunk, data: FullBatch) -> None:
     cut = [every_row(chunk, start, rows, half) for start in range(half)]
     tolerance = max(1e-4, _STEPS * precision.resolution(objective.dtype))
     here = objective.parameters.ravel()
-    elsewhere = beside(here)
+    elsewhere = perturbed(here)
     try:
         for x in (elsewhere, here):
             (one, of_one), (two, of_two) = (_evaluated(objective, batches, max(rows, 1), x) for batches in (whole, cut))
