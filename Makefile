@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 OLDEST_PYTHON ?= python3.10
-BIN = $(VENV)/bin
+BIN = $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 INSTALL = $(BIN)/python -m uv pip install --python $(BIN)/python --quiet --compile-bytecode --editable
 export TF_CPP_MIN_LOG_LEVEL = 2
 

@@ -79,7 +79,7 @@ def test_a_loss_weight_assigned_by_a_callback(weight, name, float64, caplog):
     assert model.optimizer.result.success
     messages = [record.message for record in caplog.records if "was changed in the middle" in record.message]
     assert len(messages) == 1
-    assert "factor" in messages[0] and ("keeps its memory" if name == "light" else "starts afresh") in messages[0]
+    assert "factor" in messages[0] and ("keeps its state" if name == "light" else "starts afresh") in messages[0]
 
 
 def test_noticing_costs_no_evaluation(float64):

@@ -194,7 +194,7 @@ def test_allen_cahn(float64, monkeypatch, capsys, tmp_path, caplog):
     flags = ["--adam", "0", "--iterations", "150", "--rows", "300", "--every", "50", "--candidates", "1000"]
     _, histories = run_physics(allen_cahn, monkeypatch, capsys, tmp_path, *flags)
     assert list(histories) == ["ss-broyden"]
-    assert "new training data); the loss" in caplog.text or "keeps its memory" in caplog.text
+    assert "new training data); the loss" in caplog.text or "keeps its state" in caplog.text
 
 
 def test_inverse_burgers(float64, monkeypatch, capsys, tmp_path):

@@ -288,7 +288,7 @@ def test_tolerances_end_the_run(options):
     (name,) = options
     assert len(history["loss"]) < 20
     assert model.optimizer.result.success
-    assert f"options={{'{name}': ...}} goes further" in model.optimizer.result.message
+    assert f"options={{'{name}': ...}} to continue" in model.optimizer.result.message
 
 
 @pytest.mark.parametrize(("name", "limit"), [("maxiter", 3), ("maxfun", 5)])

@@ -260,7 +260,7 @@ def test_what_speaks_against_the_figures_is_said(case):
         "penalty": "penalties, which pull",
         "bound": "at a bound",
         "unfinished": "the gradient is not zero",
-        "undetermined": "the data do not tell dense",
+        "undetermined": "the data do not identify dense",
     }[case]
     assert len(table.notes) == 1
     assert words in table.notes[0]

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -58,6 +59,27 @@ def test_private_names_of_the_hosts_stay_in_one_folder():
 def test_a_folder_says_what_it_owns(name):
     path = IMPORTS.files[f"kormos_opt.{name}"]
     assert path.read_text().startswith('"""')
+
+
+def walks():
+    """The files of each walk through the code in docs/how_it_works.md."""
+    text = (Path(__file__).parents[1] / "docs" / "how_it_works.md").read_text()
+    text = text[text.index("Three walks") : text.index("Where the code is not")]
+    blocks = re.findall(r"(?:^    [a-z_/]+\.py .*\n)+", text, flags=re.MULTILINE)
+    return [re.findall(r"^    ([a-z_/]+)\.py", block, flags=re.MULTILINE) for block in blocks]
+
+
+@pytest.mark.parametrize("walk", walks(), ids=lambda walk: walk[0])
+def test_a_walk_goes_down(walk):
+    """Every file is there and comes once, and its floor is not above that of the file before."""
+    modules = [f"kormos_opt.{path.replace('/', '.')}" for path in walk]
+    floors = [IMPORTS.floor(module) for module in modules if module in IMPORTS.files]
+    assert len(floors) == len(walk) == len(set(walk)) > 4
+    assert floors == sorted(floors)
+
+
+def test_there_are_three_walks():
+    assert len(walks()) == 3
 
 
 WRONG = {

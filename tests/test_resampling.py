@@ -42,7 +42,7 @@ def optimum(y):
 
 
 @pytest.mark.parametrize(
-    ("make", "said"), [(kormos_opt.SSBroyden, "keeps its memory"), (kormos_opt.LBFGS, "starts afresh")]
+    ("make", "said"), [(kormos_opt.SSBroyden, "keeps its state"), (kormos_opt.LBFGS, "starts afresh")]
 )
 def test_the_fit_goes_on_with_new_data(make, said, float64, caplog):
     model, sample = compiled(linear(), make(tol=1e-12)), Sample()

@@ -65,21 +65,21 @@ def of_fit(
             ) from None
         _log.warning(
             "The training data takes more than %.1f GiB, half of the memory there is: every evaluation reads it anew. "
-            "cache=False says so from the start, cache=True keeps it all the same. If it never ends, pass "
+            "cache=False says so from the start, cache=True keeps it nevertheless. If it never ends, pass "
             "steps_per_epoch=.",
             error.budget / 2**30,
         )
     return _streamed(batches, replicas)
 
 
-def _warn_of_left_out(rows, taken):
-    if rows is not None and rows > taken:
+def _warn_of_left_out(rows, kept):
+    if rows is not None and rows > kept:
         _log.warning(
             "steps_per_epoch takes the first %d of %d rows in every epoch: %d rows are left out for good. Leave "
             "steps_per_epoch out to fit all of them.",
-            taken,
+            kept,
             rows,
-            rows - taken,
+            rows - kept,
         )
 
 

@@ -121,7 +121,7 @@ class Inverse(NamedTuple):
 
     Attributes:
         matrix: The pseudo-inverse, of shape `(n, n)`.
-        is_undetermined: The weights that the data do not tell, of shape `(n,)`.
+        is_undetermined: The weights that the data do not identify, of shape `(n,)`.
         condition: The condition number of the root.
         leverage: Of every row of the root, how far it pulls its own fit, of shape `(m,)`.
     """

@@ -28,7 +28,7 @@ def on(
     if bread.is_undetermined.any():
         which = [name for name, is_undetermined in zip(names, bread.is_undetermined, strict=True) if is_undetermined]
         yield (
-            f"the data do not tell {_some(which)}: other values give the same outputs. Their standard errors are "
+            f"the data do not identify {_some(which)}: other values give the same outputs. Their standard errors are "
             "infinite; those of the others hold for the pseudo-inverse."
         )
     is_penalized = any(

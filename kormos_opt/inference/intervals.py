@@ -14,7 +14,7 @@ from kormos_opt.inference.profile import profile
 from kormos_opt.inference.selected import of_selected
 from kormos_opt.inference.summary import Summary, check_alpha, of_fitted
 
-_BESIDE = 1e-6  # the part of a derivative that may be due to rounding
+_UNIDENTIFIED = 1e-6  # the part of a derivative that may be due to rounding
 
 
 def covariance(
@@ -90,7 +90,7 @@ def confint(
         groups: As in `kormos_opt.summary`. Defaults to `None`.
 
     Returns:
-        float64 of shape `(k, 2)`. An end that the data do not tell is infinite.
+        float64 of shape `(k, 2)`. An end that the data do not identify is infinite.
 
     Raises:
         ValueError: As `kormos_opt.summary`; for names that no weight has; and for a profile of a model with penalties
@@ -187,8 +187,10 @@ def predict_interval(
     variance = np.einsum("ron,nk,rok->ro", jacobian, summary.covariance, jacobian)
     if not np.isfinite(summary.standard_errors).all():
         told = summary.covariance @ np.linalg.pinv(summary.covariance, hermitian=True)
-        beside = np.linalg.norm(jacobian - jacobian @ told, axis=-1)
-        variance[beside > _BESIDE * np.linalg.norm(jacobian, axis=-1)] = np.inf  # the data do not tell it
+        unidentified = np.linalg.norm(jacobian - jacobian @ told, axis=-1)
+        variance[unidentified > _UNIDENTIFIED * np.linalg.norm(jacobian, axis=-1)] = (
+            np.inf
+        )  # the data do not identify it
     error = np.sqrt(variance + (summary.scale if kind == "observation" else 0.0))
     reach = summary.quantile(alpha) * error
     return PredictionInterval(mean, error, mean - reach, mean + reach)

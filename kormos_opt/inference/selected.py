@@ -19,7 +19,7 @@ def of_selected(fitted: Fitted, places: np.ndarray) -> np.ndarray:
     """The nonrobust covariance of the weights at `places`, of shape `(k, k)`.
 
     Raises:
-        ValueError: If the data do not tell one of them.
+        ValueError: If the data do not identify one of them.
     """
     means, chain = fitted.means, functools.partial(fitted.likelihood.chain, fitted.outputs)
 

@@ -1,4 +1,4 @@
-"""`Model.fit` with a `Chain`: a fit of Keras for every stage, over one list of callbacks that hears of one fit.
+"""`Model.fit` with a `Chain`: a fit of Keras for every stage, over one list of callbacks, which see one fit.
 
 The chain stays the optimizer that the model is compiled with, so that files hold all of it; the train step reaches the
 optimizer that is at work through it.
@@ -115,7 +115,7 @@ def _steps(x, batch_size, steps_per_epoch, **_):
 
 
 class _OneFit(keras.callbacks.CallbackList):
-    """The callbacks of a fit of several stages, which hear of one.
+    """The callbacks of a fit of several stages, which see one.
 
     Args:
         model: The model.

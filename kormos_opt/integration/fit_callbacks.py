@@ -1,4 +1,4 @@
-"""The callbacks of a fit with one of our optimizers: which there are, and what they hear."""
+"""The callbacks of a fit with one of our optimizers: which there are, and what they are told."""
 
 import contextlib
 import functools
@@ -57,7 +57,7 @@ class _Count(float):
 
 @contextlib.contextmanager
 def for_epochs_with_a_row(callbacks, train_function):
-    """Inside, callbacks do not hear of the end of an epoch in which the solver has ended without an iterate.
+    """Inside, callbacks are not called at the end of an epoch in which the solver has ended without an iterate.
 
     History, CSVLogger, EarlyStopping and checkpoints would all take the row before for a new one.
     """

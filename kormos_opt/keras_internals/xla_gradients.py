@@ -19,5 +19,5 @@ def register() -> None:
 def _gradient(operation, gradient):
     """The result is the input with the update written over a part of it: the gradient is cut in two along that part."""
     _, update, start = operation.inputs
-    outside = gen_xla_ops.xla_dynamic_update_slice(gradient, tf.zeros_like(update), start)
-    return outside, tf.slice(gradient, start, tf.shape(update)), None
+    rest = gen_xla_ops.xla_dynamic_update_slice(gradient, tf.zeros_like(update), start)
+    return rest, tf.slice(gradient, start, tf.shape(update)), None

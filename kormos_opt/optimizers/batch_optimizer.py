@@ -203,4 +203,4 @@ class _Untracked:
     plan = None
     solver = None
     table = None
-    taken = 0, 0
+    counts_of_starts = 0, 0

@@ -101,22 +101,25 @@ class MultiStart(BatchOptimizer):
 
     def evaluations_of_starts(self) -> tuple[int, int]:
         """What the starts have taken: evaluations and Hessian-vector products."""
-        return self._untracked.taken
+        return self._untracked.counts_of_starts
 
     def save_own_variables(self, store):
         """As the base does, and what the starts have taken."""
         super().save_own_variables(store)
-        store[_TAKEN] = np.array(self._untracked.taken, "int64")
+        store[_TAKEN] = np.array(self._untracked.counts_of_starts, "int64")
 
     def load_own_variables(self, store):
         """The inverse."""
         values = {name: store[name] for name in store.keys()}  # noqa: SIM118  a group of h5py, or Keras's own
-        self._untracked.taken = tuple(int(count) for count in np.array(values.pop(_TAKEN, (0, 0))))
+        self._untracked.counts_of_starts = tuple(int(count) for count in np.array(values.pop(_TAKEN, (0, 0))))
         super().load_own_variables(values)
 
     def record_starts(self, starts: list[Start]) -> None:
         """Keeps the table of the starts, the best first."""
-        self._untracked.taken = sum(each.fg_evals for each in starts), sum(each.hessp_evals for each in starts)
+        self._untracked.counts_of_starts = (
+            sum(each.fg_evals for each in starts),
+            sum(each.hessp_evals for each in starts),
+        )
         self._untracked.table = [
             {**start.row(), **({"x": start.x} if place < self.keep else {})} for place, start in enumerate(starts)
         ]

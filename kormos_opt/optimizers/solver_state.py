@@ -146,13 +146,13 @@ class SavesSolverState(keras.optimizers.Optimizer):
         if size > SAVED_BY_DEFAULT and not self._solver_state.has_said_size:
             self._solver_state.has_said_size = True
             _log.warning(
-                f"The memory of the solver takes {size / 2**20:.0f} MiB and is left out of files: a fit from a file "
-                "starts the solver afresh from the weights. Pass save_state=True to keep it, or False to hear no more."
+                f"The state of the solver takes {size / 2**20:.0f} MiB and is left out of files: a fit from a file "
+                "starts the solver afresh from the weights. Pass save_state=True to keep it, or False to leave it out without this line."
             )
         return size <= SAVED_BY_DEFAULT
 
     def _add_solver_variables(self, variables):
-        """Makes the variables of a solver that keeps its memory in them."""
+        """Makes the variables of a solver that keeps its state in them."""
         stage = self.stages[0]
         if stage.is_in_graph:
             specs = stage.remembered(sum(int(np.prod(variable.shape)) for variable in variables))

@@ -63,7 +63,7 @@ def in_own_variables(
         return _evaluate_once(x0, derivatives)
 
     def begin():
-        part = _Part(is_free, x0, units or Units(np.ones_like(x0)))
+        part = _FreeWeights(is_free, x0, units or Units(np.ones_like(x0)))
         if part.is_whole:
             return make(x0, bounds, list(constraints), options)
         changed = [part.constraint(each) for each in constraints]
@@ -134,7 +134,7 @@ def _expanded(solver, part):
         solver.close()
 
 
-class _Part:
+class _FreeWeights:
     """The variables of a solver among all weights.
 
     Args:

@@ -4,7 +4,7 @@ from enum import Enum
 
 from scipy.optimize import OptimizeResult
 
-_CONVERGED = "Converged: {}. A smaller {{option}} goes further"
+_CONVERGED = "Converged: {}. Decrease {{option}} to continue"
 SEES_MORE = ' (precision="float64" sees more)'
 _AS_LOW_AS_SEEN = f"Either the loss is as low as its rounding errors let it be seen{SEES_MORE}, or "
 
@@ -15,7 +15,7 @@ class TerminationReason(Enum):
     Example:
 
     >>> TerminationReason.LIMIT.message(option="options={'maxiter': ...}")
-    "Stopped: options={'maxiter': ...} is reached. A larger value goes further"
+    "Stopped: options={'maxiter': ...} is reached. Increase it to continue"
     >>> TerminationReason.LIMIT.success, TerminationReason.LIMIT.status
     (False, 1)
     """
@@ -47,7 +47,7 @@ class TerminationReason(Enum):
         False,
         2,
     )
-    LIMIT = "Stopped: {option} is reached. A larger value goes further", False, 1
+    LIMIT = "Stopped: {option} is reached. Increase it to continue", False, 1
     INTERRUPTED = "{how} after {nit} iterations: {where}; {what_next}.", False, 1
     NO_BETTER_POINT = (
         f"Stopped: the line search found no better point. {_AS_LOW_AS_SEEN}its gradient is wrong or not continuous",
@@ -115,13 +115,13 @@ class TerminationReason(Enum):
 
 def words_of(dtype: str) -> dict[str, str]:
     """What `TerminationReason.RESOLUTION` says of an f that is computed in `dtype`."""
-    return {"dtype": dtype, "further": "" if dtype == "float64" else '. precision="float64" goes further'}
+    return {"dtype": dtype, "further": "" if dtype == "float64" else '. precision="float64" goes on'}
 
 
 _GTOL, _FTOL = "options={'gtol': ...}", "options={'ftol': ...}"
 _MAXITER, _MAXFUN, _SOME_LIMIT = "options={'maxiter': ...}", "options={'maxfun': ...}", "a limit given in `options`"
 
-# What the beginning of scipy's own words means, and which option goes further.
+# What the beginning of scipy's own words means, and which option continues.
 _WORDS_OF_SCIPY = {
     "CONVERGENCE: RELATIVE REDUCTION": (TerminationReason.SMALL_REDUCTION, _FTOL),
     "CONVERGENCE: NORM OF PROJECTED GRADIENT": (TerminationReason.SMALL_GRADIENT, _GTOL),

@@ -1,4 +1,4 @@
-"""A stage: one method with its settings. It says what speaks against it, and makes its solver.
+"""A stage: one method with its settings. It checks whether it can run, and makes its solver.
 
 SolverStage     a method in numpy
 GraphStage      a method in the graph
@@ -78,7 +78,7 @@ class Stage:
         return bounds.resolve(self.bounds, parameters, self.method)
 
     def check(self, parameters: "FlatParameters") -> None:
-        """Raises what speaks against this stage, before any work."""
+        """Raises an error if this stage cannot run, before any work."""
         limits = self.limits(parameters)
         free = parameters.size if limits is None else np.count_nonzero(limits.lb < limits.ub)
         matrices.check_matrices(self.method, free, bool(self.constraints))
@@ -192,7 +192,7 @@ class AutoStage(GraphStage):
         return self.fallback.limits(parameters)
 
     def check(self, parameters: "FlatParameters") -> None:
-        """Raises what speaks against both."""
+        """Raises an error if neither can run."""
         self.fallback.check(parameters)
 
     def chosen(self, parameters: "FlatParameters", is_whole: bool) -> Stage:

@@ -256,7 +256,7 @@ class Fit:
         if not keeps:
             self._start(pretrain=False, start=evaluation)
             keeps = self._progress.run.keeps_state
-        what_next = "keeps its memory" if keeps else "starts afresh"
+        what_next = "keeps its state" if keeps else "starts afresh"
         self._warn("anew", _ANEW.format(changed, self._progress.stage.name, what_next))
 
     def _goes_on_elsewhere(self):
@@ -339,6 +339,6 @@ _IN_FLOAT64 = (
 )
 AFTER_AN_ERROR = "another fit starts afresh", "Interrupted by an error"
 _ANEW = (
-    "The objective was changed in the middle of the fit ({}). The loss and its gradient are taken anew at the weights "
+    "The objective was changed in the middle of the fit ({}). The loss and its gradient are computed again at the weights "
     "as they are; {} {} there. Further changes in this fit are not reported."
 )

@@ -144,7 +144,7 @@ def tell(run: Run, found: OptimizeResult, dtype: str) -> None:
             what_next = _IN_FLOAT64 if dtype != "float64" else _BY_ANOTHER_METHOD
         elif dtype != "float64":
             what_next = what_next.replace(
-                " goes further", f' goes further, with precision="float64" where {dtype} hides it'
+                " to continue", f' to continue, with precision="float64" where {dtype} hides it'
             )
         share = found.gain / max(abs(found.fun + found.gain), found.gain)
         _end(result, TerminationReason.PROGRESS_LEFT, reason=reason, share=f"{100 * share:.2g} %", what_next=what_next)

@@ -1,7 +1,7 @@
 """A run of a solver in the graph: all iterations of an epoch are one call of a `GraphStep`.
 
-Its state lives in Keras variables, so files and checkpoints carry it, and a run goes on from them with the very same
-iterates.
+Its state lives in Keras variables, so files and checkpoints carry it, and a run goes on from them with exactly
+the same iterates.
 """
 
 from __future__ import annotations

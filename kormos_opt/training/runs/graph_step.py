@@ -25,7 +25,7 @@ from kormos_opt.solvers.units import Units
 
 _TRACED = 64  # evaluations of an iteration whose metrics are remembered
 
-# Why the iterations end: the ending, and the option that goes further. The first one is that they go on.
+# Why the iterations end: the ending, and the option that continues. The first one is that they go on.
 ENDINGS = (
     (None, ""),
     (TerminationReason.RESOLUTION, ""),

@@ -17,7 +17,7 @@ class RestartReason(Enum):
     )
     OTHER_MEMORY = (
         "memory",
-        "The memory of the solver that came with the model is of other weights or another objective: the solver starts "
+        "The state of the solver that came with the model is of other weights or another objective: the solver starts "
         "afresh from the weights.",
     )
     AFTER_AN_ERROR = "error", "The last fit ended with an error: the solver starts afresh from the weights."

@@ -144,7 +144,7 @@ class SolverRun(Run):
 
     def _complete(self):
         result, accepted = self.result, self.accepted
-        if self._is_from_state:  # the solver may count from where f was last taken anew
+        if self._is_from_state:  # the solver may count from where f has last changed
             result.update(nit=self.nit, nfev=self.nfev, njev=self.nfev)
         result.update(x=accepted.x, fun=accepted.fun, method=self.method)
         unsaid = {"success": False, "status": 1, "message": "The solver has ended", "nit": self.nit, "nfev": self.nfev}
