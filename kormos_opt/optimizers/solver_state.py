@@ -147,7 +147,8 @@ class SavesSolverState(keras.optimizers.Optimizer):
             self._solver_state.has_said_size = True
             _log.warning(
                 f"The state of the solver takes {size / 2**20:.0f} MiB and is left out of files: a fit from a file "
-                "starts the solver afresh from the weights. Pass save_state=True to keep it, or False to leave it out without this line."
+                "starts the solver afresh from the weights. Pass save_state=True to keep it, or False to leave it out "
+                "without this line."
             )
         return size <= SAVED_BY_DEFAULT
 

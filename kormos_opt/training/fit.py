@@ -339,6 +339,6 @@ _IN_FLOAT64 = (
 )
 AFTER_AN_ERROR = "another fit starts afresh", "Interrupted by an error"
 _ANEW = (
-    "The objective was changed in the middle of the fit ({}). The loss and its gradient are computed again at the weights "
-    "as they are; {} {} there. Further changes in this fit are not reported."
+    "The objective was changed in the middle of the fit ({}). The loss and its gradient are computed again at the "
+    "weights as they are; {} {} there. Further changes in this fit are not reported."
 )
