@@ -47,6 +47,7 @@ test-thorough: $(VENV)/installed docs
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python -m mypy
 
 # The oldest versions that requirements.txt admits. Needs Python 3.10.
 test-oldest:

@@ -77,10 +77,10 @@ class ResampleData(keras.callbacks.Callback):
                 drawn = optimizer.drawn_data = drawn._replace(arrays=(), given=given)
         self._begun = train_function
         due = int(optimizer.iterations.numpy()) // self.every
-        if due > drawn.count:
+        if due > drawn.number:
             arrays = _as_tuple(self.sample(self.model, np.random.default_rng([self.seed, due])))
             train_function.go_on_with(*arrays)
-            optimizer.drawn_data = drawn._replace(count=due, arrays=arrays)
+            optimizer.drawn_data = drawn._replace(number=due, arrays=arrays)
 
     def on_train_end(self, logs=None):
         train_function = self.model.train_function

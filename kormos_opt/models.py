@@ -24,7 +24,7 @@ class _BatchOptimized:
         """As `keras.Model.fit`; with one of our optimizers as `fit_batch`."""
         solver_arguments = {name: kwargs.pop(name) for name in _SOLVER_ARGUMENTS if name in kwargs}
         if isinstance(getattr(self, "optimizer", None), ScipyBatchOptimizer):
-            arguments = inspect.signature(super().fit).bind(*args, **kwargs).arguments
+            arguments = inspect.signature(super().fit).bind(*args, **kwargs).arguments  # type: ignore[misc]
             return self.fit_batch(**arguments, **solver_arguments)
         if any(value is not None for value in solver_arguments.values()):
             raise ValueError(
@@ -32,7 +32,7 @@ class _BatchOptimized:
                 f"Received: {', '.join(solver_arguments)}, and optimizer={getattr(self, 'optimizer', None)}. "
                 'Compile with optimizer="scipy".'
             )
-        return super().fit(*args, **kwargs)
+        return super().fit(*args, **kwargs)  # type: ignore[misc]
 
     def fit_batch(
         self,
@@ -94,7 +94,7 @@ class _BatchOptimized:
         try:
             optimizer.batch_size = batch_size or usual_batch_size or _BATCH_SIZE
             with optimizer.planned(epochs=stages, **arguments):
-                return super().fit(
+                return super().fit(  # type: ignore[misc]
                     x,
                     y,
                     batch_size=batch_size,

@@ -52,8 +52,8 @@ def plot_history(
     places = {name: _places(name, columns, x) for name, columns in runs.items()}
     has_gradient = any("grad" in columns for columns in runs.values())
     rows = 1 + has_gradient
-    _, axes = plt.subplots(rows, figsize=(7, 3 + 2 * has_gradient), sharex=True, squeeze=False, layout="constrained")
-    axes = list(axes[:, 0])
+    _, grid = plt.subplots(rows, figsize=(7, 3 + 2 * has_gradient), sharex=True, squeeze=False, layout="constrained")
+    axes = list(grid[:, 0])
     for name, columns in runs.items():
         _draw(axes, name, columns, places[name])
     for each, label in zip(axes, ("loss", "norm of the gradient"), strict=False):

@@ -2,7 +2,7 @@
 
 import contextlib
 import logging
-from collections.abc import Iterable
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -92,7 +92,7 @@ class _OverBudgetError(Exception):
         self.budget = budget
 
 
-def of_batches(batches: Iterable, replicas: Replicas | None, budget: float | None = None) -> FullBatch:
+def of_batches(batches: Any, replicas: Replicas | None, budget: float | None = None) -> FullBatch:
     """Draws all batches once and keeps them, joined to whole tensors where their shapes allow it."""
     kept, size = [], 0
     with contextlib.closing(_each(batches)) as drawn:

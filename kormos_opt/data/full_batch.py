@@ -8,7 +8,7 @@ this process.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from kormos_opt.data.replicas import Replicas
 from kormos_opt.data.rows import rows_between
@@ -36,7 +36,7 @@ class BatchSequence(NamedTuple):
         rows: How many rows they have together in this process.
     """
 
-    batches: Iterable
+    batches: Any  # a list, or a Stream
     rows: int
 
 

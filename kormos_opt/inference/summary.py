@@ -208,7 +208,7 @@ def of_fitted(model, fitted: Fitted, cov_type: CovType, alpha: float, groups=Non
         deviance=deviance,
         r_squared=r_squared,
         condition_number=bread.condition,
-        notes=tuple(notes_of.on(model, fitted, bread, names, is_maximum)),
+        notes=tuple(notes_of.on(model, fitted, bread, names, bool(is_maximum))),
     )
 
 

@@ -25,8 +25,8 @@ def install() -> None:
         with _inside():
             return stock(estimator, X, y, **kwargs)
 
-    fit._kormos_opt_stock = stock
     SKLEARN_ESTIMATOR.fit = fit
+    SKLEARN_ESTIMATOR.fit._kormos_opt_stock = stock
 
 
 def complete(arguments: dict) -> None:

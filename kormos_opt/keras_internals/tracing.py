@@ -7,6 +7,7 @@ import contextlib
 import functools
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -15,7 +16,7 @@ from keras.src.backend import AutocastScope, get_autocast_scope
 from keras.src.losses import loss as loss_module
 
 
-def traced(function: Callable, **options) -> Callable:
+def traced(function: Callable, **options) -> Any:
     """A `tf.function` without autograph, one of many with the same code: each model has its own.
 
     TensorFlow counts traces by the code, and would take the fifth model for the fifth trace of one function ("triggered
@@ -25,9 +26,9 @@ def traced(function: Callable, **options) -> Callable:
         function: The function.
         **options: More arguments of `tf.function`.
     """
-    function = tf.function(function, autograph=False, **options)
-    function._omit_frequent_tracing_warning = True
-    return function
+    made = tf.function(function, autograph=False, **options)
+    made._omit_frequent_tracing_warning = True
+    return made
 
 
 def flat_call(function: tf.types.experimental.ConcreteFunction):
@@ -48,7 +49,7 @@ def corrected_losses(model: keras.Model, reduce, detach=None):
         detach: Called with the output that a loss compares. Returns what it is given instead. Defaults to `None`:
             itself.
     """
-    outer = []  # the calls that run, of losses (their arguments) and of metrics (None)
+    outer: list = []  # the calls that run, of losses (their arguments) and of metrics (None)
 
     def call_loss(stock, loss, y_true, y_pred, sample_weight=None):
         if detach is not None and not outer:

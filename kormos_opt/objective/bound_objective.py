@@ -41,7 +41,7 @@ class BoundObjective:
         self.data = data
         self.rows = rows
         self._row_count = float(rows)
-        self._over_whole = {}
+        self._over_whole: dict[str, Callable] = {}
         self.loss_denominators = tf.zeros((0,), tf.float64)
         if objective.terms.counted_losses:
             (self.loss_denominators,) = self._over("denominators", self.parameters.ravel()).sums

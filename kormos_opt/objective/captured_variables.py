@@ -44,7 +44,7 @@ class CapturedVariables:
         seeds = {id(variable) for each in state.seeds for variable in keras_model.tensorflow_variables(each)}
         draws = bool(seeds) if graph is None else any(id(variable) in seeds for variable in graph.variables)
         self.is_random = draws or bool(self.random_operations)
-        self._values = []
+        self._values: list = []
         self.remember()
 
     def foreign_names(self, model: keras.Model) -> list[str]:

@@ -5,7 +5,7 @@ loop it would copy the whole tensors at every turn.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
@@ -47,7 +47,7 @@ class PassResult(NamedTuple):
     logs: dict
 
 
-def compiled(function: Callable, eager: bool, exact: bool = False, **options) -> Callable:
+def compiled(function: Callable, eager: bool, exact: bool = False, **options) -> Any:
     """A `tf.function` of `function`, unless the model runs eagerly.
 
     Args:

@@ -41,10 +41,10 @@ class ChunkTerms:
         self._asked_for_float64 = float64
         self._is_replicated = is_replicated
         self._hvp = self._gauss_newton if curvature == "gauss-newton" else self._differentiate_twice
-        self.logs = {}
+        self.logs: dict = {}
         self.counted_losses = 0
-        self.ranged_losses = []
-        self.biases = {}
+        self.ranged_losses: list = []
+        self.biases: dict = {}
         self.may_depend_on_chunking = False
 
     @property

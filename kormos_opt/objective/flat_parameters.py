@@ -3,6 +3,8 @@
 The vector runs through the variables in the order of `model.trainable_variables`, each in row-major order.
 """
 
+from typing import Any
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -46,7 +48,7 @@ class FlatParameters:
         self.size = sum(self.sizes)
         self.ids = [id(variable) for variable in variables]
 
-    def check_trains(self, others: dict[int, object]) -> None:
+    def check_trains(self, others: dict[int, Any]) -> None:
         """Raises `ValueError` for variables, by `id`, that are not among these: nobody would move them."""
         strangers = [variable for key, variable in others.items() if key not in self.ids]
         if strangers:

@@ -80,7 +80,7 @@ class FullPass:
         self._whole = functools.cache(
             lambda exact, *layout: compiled(functools.partial(self._run_whole, *layout), self._eager, exact)
         )
-        self._calls = {}
+        self._calls: dict[tuple, Callable] = {}
         self.graph = reducer.graph
 
     def over_whole(

@@ -29,7 +29,8 @@ class Outputs:
 
     def __init__(self, tapes: Sequence[tf.GradientTape]):
         self._tapes = tapes
-        self.whole, self.detached = [], []
+        self.whole: list[tf.Tensor] = []
+        self.detached: list[tf.Tensor] = []
 
     def constant(self, output):
         """What a loss is given in place of an output."""

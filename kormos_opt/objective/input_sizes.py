@@ -62,7 +62,9 @@ def moments_of_chunk(parameters: FlatParameters, run, tape: tf.GradientTape) -> 
     with tracing.recorded_inputs(lambda *call: recorded.append(call)), tape:
         run()
     variables = [variable.value for variable in parameters.variables]
-    squares, means, biases = {}, {}, {}
+    squares: dict[int, tf.Tensor] = {}
+    means: dict[int, tf.Tensor] = {}
+    biases: dict = {}
     for kernel, bias, inputs in recorded:
         if id(kernel) not in parameters.ids or _depends(tape, inputs, variables):
             continue

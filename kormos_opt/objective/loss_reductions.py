@@ -33,7 +33,7 @@ class LossReductions:
     def __init__(self, rows: tf.Tensor, total_rows: tf.Tensor, loss_denominators: tf.Tensor | None):
         self._share = total_rows / rows
         self._denominators = loss_denominators
-        self.parts = []
+        self.parts: list = []
         self.may_mix_rows = False
 
     def reduce(self, stock, loss: keras.losses.Loss, y_true, y_pred, values, sample_weight, mask):

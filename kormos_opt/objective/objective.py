@@ -135,9 +135,8 @@ class Objective:
 
 def structure_of(data: FullBatch, replicas: Replicas | None) -> str:
     """What an objective is traced for: which parts a batch has, of which dtypes and ranks."""
-    is_plain = replicas is None and isinstance(data, WholeTensors)
     leaves = keras.tree.map_structure(
         lambda leaf: None if leaf is None else (type(leaf).__name__, leaf.dtype.name, len(leaf.shape)),
-        data.data if is_plain else first_chunk(data, replicas, rows=1),
+        data.data if replicas is None and isinstance(data, WholeTensors) else first_chunk(data, replicas, rows=1),
     )
     return repr(leaves)

@@ -88,8 +88,8 @@ class ResidualRecorder:
 
     def __init__(self, rows: int):
         self._rows = rows
-        self._recorded = []
-        self.others = []
+        self._recorded: list[_Square] = []
+        self.others: list[str] = []
         self.shared_count = 0
         self.is_by_row = True
 

@@ -85,7 +85,11 @@ class TracedResiduals:
     def __init__(self, objective: Objective):
         self.terms = ResidualTerms(objective.terms)
         jit_compile = objective.asks_for_xla and objective.may_vectorize
-        for name in ("residuals", "jacobian_of_each_row", "products", "transposed_products"):
-            function = getattr(self.terms, name)
-            compiled_function = compiled(function, objective.is_eager, exact=True, jit_compile=jit_compile)
-            setattr(self, name, compiled_function)
+
+        def traced(function):
+            return compiled(function, objective.is_eager, exact=True, jit_compile=jit_compile)
+
+        self.residuals = traced(self.terms.residuals)
+        self.jacobian_of_each_row = traced(self.terms.jacobian_of_each_row)
+        self.products = traced(self.terms.products)
+        self.transposed_products = traced(self.terms.transposed_products)

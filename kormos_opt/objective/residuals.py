@@ -43,7 +43,7 @@ class Residuals:
         objective = self._objective
         differs = bool(objective.captured.is_random or objective.state.moving_statistics)
         self._goes_row_by_row = objective.may_vectorize and not (differs or isinstance(bound.data, BatchSequence))
-        self._counts = None
+        self._counts: list[int] | None = None
 
     def values(self, x: np.ndarray) -> np.ndarray:
         """r(x), of shape `(m,)`.
@@ -84,8 +84,8 @@ class Residuals:
     def transposed_product(self, x: np.ndarray, r: np.ndarray) -> np.ndarray:
         """The transposed Jacobian times `r` of shape `(m,)`."""
         *counts, last = self._counts_at(x)
-        *pieces, once = np.split(r, np.cumsum([*counts, last - self._shared_count]))
-        pieces = iter([np.append(piece, once if i == 0 else 0 * once) for i, piece in enumerate(pieces)])
+        *own, shared = np.split(r, np.cumsum([*counts, last - self._shared_count]))
+        pieces = iter([np.append(piece, shared if i == 0 else 0 * shared) for i, piece in enumerate(own)])
 
         def of_chunk(*chunk):
             return self._traced.transposed_products(*chunk, tf.constant(next(pieces)[None]))[0]

@@ -198,9 +198,10 @@ BatchOptimizer.__doc__ = _DOCSTRING.replace("{settings}", arguments_docstring().
 class _Untracked:
     """Holds what neither Keras nor TensorFlow shall track: they would wrap and save it."""
 
-    result = None
-    objective = None
-    plan = None
-    solver = None
-    table = None
-    counts_of_starts = 0, 0
+    result: FitResult | None = None
+    objective: FlatObjective | None = None
+    plan: Any = None
+    solver: Any = None
+    table: list[dict] | None = None
+    least_squares: dict | None = None
+    counts_of_starts: tuple[int, ...] = 0, 0

@@ -1,5 +1,7 @@
 """The docstrings of the classes of single methods: two lines say what each is good at, the rest is generated."""
 
+from typing import Any
+
 import keras
 
 from kormos_opt.solvers import registry
@@ -33,7 +35,7 @@ Reference: {reference}
 _TAKEN = "As `ScipyBatchOptimizer` takes them.", "None are taken."
 
 
-def documented(cls: type, arguments: str = "") -> type:
+def documented(cls: Any, arguments: str = "") -> type:
     """Completes the docstring of a class from the row of its method, and lets Keras load it from files.
 
     Args:
@@ -42,7 +44,7 @@ def documented(cls: type, arguments: str = "") -> type:
     """
     method = registry.find(cls.method)
     cls.__doc__ = _DOCSTRING.format(
-        what=cls.__doc__.strip().replace("\n    ", "\n"),
+        what=(cls.__doc__ or "").strip().replace("\n    ", "\n"),
         method=method.name,
         arguments=arguments and f"\n    {arguments}",
         bounds=_TAKEN[not method.bounds],

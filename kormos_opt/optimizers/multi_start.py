@@ -9,6 +9,7 @@ import numpy as np
 from kormos_opt.keras_internals import initial_weights
 from kormos_opt.optimizers import any_optimizer
 from kormos_opt.optimizers.batch_optimizer import BatchOptimizer
+from kormos_opt.optimizers.scipy_batch_optimizer import ScipyBatchOptimizer
 from kormos_opt.optimizers.settings import deserialized
 from kormos_opt.stages.options import is_positive_integer
 from kormos_opt.training.runs.multi_start import Start
@@ -61,7 +62,7 @@ class MultiStart(BatchOptimizer):
         name: str = "multistart",
     ):
         optimizer = any_optimizer(optimizer)
-        if not hasattr(optimizer, "plan"):
+        if not isinstance(optimizer, ScipyBatchOptimizer):
             raise ValueError(
                 f"Expected an optimizer of kormos_opt with a solver of its own. Received: optimizer={optimizer.name!r}."
             )
@@ -101,7 +102,8 @@ class MultiStart(BatchOptimizer):
 
     def evaluations_of_starts(self) -> tuple[int, int]:
         """What the starts have taken: evaluations and Hessian-vector products."""
-        return self._untracked.counts_of_starts
+        evaluations, products = self._untracked.counts_of_starts
+        return evaluations, products
 
     def save_own_variables(self, store):
         """As the base does, and what the starts have taken."""

@@ -110,7 +110,7 @@ class ScipyBatchOptimizer(BatchOptimizer):
         self,
         epochs: int | list[int] = 10,
         callback: Callable[[np.ndarray], object] | None = None,
-        **arguments: Unpack[StageArguments],
+        **arguments: Any,
     ) -> OptimizeResult:
         """Minimizes the loss of the model and the data that `build` was given, without Keras's loop.
 
@@ -167,7 +167,7 @@ class NamedOptimizer(ScipyBatchOptimizer):
         **kwargs: As there.
     """
 
-    method = None
+    method: str
 
     def __init__(
         self,

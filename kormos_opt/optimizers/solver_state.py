@@ -26,12 +26,12 @@ class DrawnData(NamedTuple):
     """Training data that a callback has put in place of what `fit` was given.
 
     Attributes:
-        count: The number of the draw.
+        number: The number of the draw.
         arrays: x, y and sample_weight or less; empty before the first draw.
         given: The fingerprint of what `fit` was given: the drawn data belongs to fits on that.
     """
 
-    count: int = 0
+    number: int = 0
     arrays: tuple = ()
     given: int = 0
 
@@ -117,7 +117,7 @@ class SavesSolverState(keras.optimizers.Optimizer):
         drawn = self.drawn_data
         for i, array in enumerate(drawn.arrays):
             if array is not None:
-                store[f"{_DRAWN}{drawn.count}_{i}_{drawn.given}"] = np.asarray(array)
+                store[f"{_DRAWN}{drawn.number}_{i}_{drawn.given}"] = np.asarray(array)
 
     def load_own_variables(self, store):
         """The inverse, with room for as many seeds as there are in the file."""

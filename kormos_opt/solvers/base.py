@@ -127,9 +127,14 @@ class Evaluated(Protocol):
         jac: Its gradient, or `None` where it was not asked for.
     """
 
-    x: np.ndarray
-    fun: float
-    jac: np.ndarray | None
+    @property
+    def x(self) -> np.ndarray: ...
+
+    @property
+    def fun(self) -> float: ...
+
+    @property
+    def jac(self) -> np.ndarray | None: ...
 
 
 class RecentEvaluations:

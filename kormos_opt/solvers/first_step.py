@@ -6,11 +6,12 @@ along the negative gradient are tried, and the best one is made the unit of all 
 """
 
 from collections.abc import Generator
+from typing import Any
 
 import numpy as np
 from scipy.optimize import Bounds
 
-from kormos_opt.solvers.base import EvaluateWithGradient
+from kormos_opt.solvers.base import EvaluateWithGradient, Request
 from kormos_opt.solvers.numerics import is_hidden
 from kormos_opt.solvers.units import Units
 
@@ -27,7 +28,7 @@ def visible_length(
     resolution: float,
     is_free: np.ndarray | None = None,
     bounds: Bounds | None = None,
-) -> Generator:
+) -> Generator[Request, Any, Any]:
     """A power of two to multiply the units of all weights with: 1 where f shows a step of length 1.
 
     Longer steps along the gradient are tried until one of them lowers f, and on as long as f goes on falling.

@@ -69,10 +69,10 @@ class Method:
     step: Callable | None = field(default=None, compare=False)
     on_objective_change: Callable[[Mapping], Mapping] | None = field(default=None, compare=False)
     check_installed: Callable[[], None] | None = field(default=None, compare=False)
-    options: Mapping[str, Any] | None = field(default=None, compare=False)
+    options: Mapping[str, Any] = field(default=None, compare=False)  # type: ignore[arg-type]  # set below
     limits: tuple[str, ...] = ()
     tolerances: tuple[str, ...] = ()
-    set_by_tol: tuple[str, ...] | None = None
+    set_by_tol: tuple[str, ...] = None  # type: ignore[assignment]
     bounds: bool = False
     constraints: bool = False
     matrices: float = 0

@@ -14,11 +14,12 @@ nothing where the weights are of unlike units.
 """
 
 from collections.abc import Generator
+from typing import Any
 
 import numpy as np
 from scipy.optimize import Bounds, OptimizeResult
 
-from kormos_opt.solvers.base import EvaluateValue, EvaluateWithGradient, HessianProduct
+from kormos_opt.solvers.base import EvaluateValue, EvaluateWithGradient, HessianProduct, Request
 
 _PROBES = 5
 _STEPS = 10  # of conjugate gradients
@@ -32,7 +33,7 @@ PRODUCTS = _PROBES + _STEPS
 """Hessian products at most."""
 
 
-def remaining_gain(x: np.ndarray, bounds: Bounds | None = None) -> Generator:
+def remaining_gain(x: np.ndarray, bounds: Bounds | None = None) -> Generator[Request, Any, Any]:
     """Looks for a better point near `x`, which may be the end of a run.
 
     Args:

@@ -34,7 +34,8 @@ def in_thread(call: Callable[[Callable, Callable], OptimizeResult], lock=None) -
     Returns:
         A solver with this result.
     """
-    to_scipy, to_caller = SimpleQueue(), SimpleQueue()
+    to_scipy: SimpleQueue = SimpleQueue()
+    to_caller: SimpleQueue = SimpleQueue()
     thread = threading.Thread(target=_run, args=(call, lock, to_scipy, to_caller), name="kormos_opt-scipy", daemon=True)
     answer = None
     try:

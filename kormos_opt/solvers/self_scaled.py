@@ -128,8 +128,8 @@ def minimize(
     """
     if state is None:
         state = {name: np.zeros(shape, dtype) for name, (shape, dtype) in variables(x0.size, {}).items()}
-    limits = [np.inf if limit is None else limit for limit in (maxiter, maxfun)]
-    return _run(x0, scaling, state, gtol, maxls, *limits, initial_scale)
+    most_iterations, most_evaluations = (np.inf if limit is None else limit for limit in (maxiter, maxfun))
+    return _run(x0, scaling, state, gtol, maxls, most_iterations, most_evaluations, initial_scale)
 
 
 _ITERATIONS, _EVALUATIONS, _UPDATES = range(3)  # of counts; the updates since H was the identity

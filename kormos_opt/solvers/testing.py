@@ -104,7 +104,7 @@ def answer(request: Request, fun: Callable, hessian: Callable | None = None):
     """The answer to one request, see `drive`."""
     if isinstance(request, Iterate):
         return None
-    if isinstance(request, HessianProduct):
+    if isinstance(request, HessianProduct) and hessian is not None:
         matrix = hessian(request.x)
         return matrix @ request.p if request.p.ndim == 1 else request.p @ matrix
     if isinstance(request, EvaluateWithGradient):

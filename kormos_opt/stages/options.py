@@ -37,7 +37,7 @@ def check_options(method: Method, tol: float | None, options: Mapping) -> None:
 
 def is_positive_integer(value) -> bool:
     """Whether `value` is an integer above 0, and no truth value."""
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and value > 0
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and bool(value > 0)
 
 
 def _what_is_wrong(name, value, default):
@@ -54,7 +54,8 @@ def _what_is_wrong(name, value, default):
 
 def _is_number(value):
     """Whether `value` is a real number other than NaN."""
-    return (isinstance(value, Real) or (isinstance(value, np.ndarray) and value.ndim == 0)) and not np.isnan(value)
+    is_number = isinstance(value, Real) or (isinstance(value, np.ndarray) and value.ndim == 0)
+    return is_number and not bool(np.isnan(value))
 
 
 def _refuse(method, options, reason):

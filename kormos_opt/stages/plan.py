@@ -1,7 +1,7 @@
 """The settings of a fit, each for all stages or a list with one for each, checked when they are given."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypedDict
+from typing import Any, TypeAlias, TypedDict
 
 import keras
 from scipy.optimize import Bounds
@@ -12,7 +12,7 @@ from kormos_opt.stages import constraints
 from kormos_opt.stages.options import check_options, is_positive_integer
 from kormos_opt.stages.stage import AutoStage, GraphStage, SolverStage, Stage
 
-BoundsLike = Bounds | Sequence[tuple[Any, Any]] | Mapping[str, tuple[Any, Any]] | None
+BoundsLike: TypeAlias = Bounds | Sequence[tuple[Any, Any]] | Mapping[str, tuple[Any, Any]] | None
 _PretrainFn = Callable[[keras.Model], Any]
 
 
@@ -49,7 +49,7 @@ class Plan:
     """
 
     def __init__(self, preset: Mapping[str, Mapping] | None = None, **arguments: Unpack[StageArguments]):
-        self.arguments = dict.fromkeys(NAMES) | arguments
+        self.arguments: dict[str, Any] = {**dict.fromkeys(NAMES), **arguments}
         self._preset = preset or {}
         given = {name: self.arguments[name] for name in _LISTS if _is_list(self.arguments[name])}
         lengths = {name: len(value) for name, value in given.items()}

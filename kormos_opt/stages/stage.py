@@ -80,7 +80,7 @@ class Stage:
     def check(self, parameters: "FlatParameters") -> None:
         """Raises an error if this stage cannot run, before any work."""
         limits = self.limits(parameters)
-        free = parameters.size if limits is None else np.count_nonzero(limits.lb < limits.ub)
+        free = parameters.size if limits is None else int(np.count_nonzero(limits.lb < limits.ub))
         matrices.check_matrices(self.method, free, bool(self.constraints))
         constraints.resolve(self.constraints, parameters, self.method)
 
@@ -169,7 +169,8 @@ class GraphStage(Stage):
 
     def remembered(self, size: int) -> dict[str, ArraySpec]:
         """The variables that keep what the solver knows."""
-        return dict(self.method.variables(size, self.settings))
+        variables = self.method.variables
+        return {} if variables is None else dict(variables(size, self.settings))
 
     @property
     def settings(self) -> dict:

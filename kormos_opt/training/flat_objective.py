@@ -35,7 +35,7 @@ class FlatObjective:
         settings = ObjectiveSettings.of(optimizer)
         with self._recording():
             self._objective = bind(build(model, settings, self._data, replicas), self._data)
-        self._values = OrderedDict()
+        self._values: OrderedDict[bytes, tuple] = OrderedDict()
 
     def get_weights(self) -> np.ndarray:
         """The trainable weights, float64 of shape `(n,)`."""

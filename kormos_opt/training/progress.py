@@ -37,7 +37,7 @@ class Progress:
         """Starts with the first of these stages."""
         self.stages = stages
         self.index = self.nfev = self.nhev = 0
-        self.messages = []
+        self.messages: list[str] = []
         self.result = None
         self._epochs = 0
         self._stage_has_ended = False

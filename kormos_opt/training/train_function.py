@@ -49,7 +49,7 @@ class TrainFunction:
         self._replicas = Replicas.of(model)
         self._objective: Objective | None = None  # of the last fit, for the next
         self._session: _Session | None = None  # while a fit runs
-        self._said = set()
+        self._said: set[str] = set()
         if model.built:
             if not optimizer.built:
                 optimizer.build(model.trainable_variables)
@@ -283,7 +283,7 @@ class _Session:
         data: All rows.
     """
 
-    def __init__(self, data: FullBatch, make_fit: Callable[[], Fit], at_work: Callable):
+    def __init__(self, data: FullBatch, make_fit: Callable[..., Fit], at_work: Callable):
         self.data = data
         self.at_work = at_work
         self._make_fit = make_fit

@@ -51,12 +51,13 @@ class GraphRun(Run):
         units: SolverUnits,
     ):
         super().__init__(oracle, method.name)
+        self._oracle: ObjectiveOracle = oracle
         self._step = step
         self._variables = variables
         self._state = variables.state
         self._method = method
         self._gtol = gtol
-        self._find_units = units
+        self._find_units: SolverUnits | None = units
 
     @property
     def _objective(self) -> BoundObjective:

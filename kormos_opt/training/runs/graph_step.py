@@ -74,7 +74,7 @@ class GraphStep:
         self._resolution = resolution
         self._trace = _Trace()
         self._begin = traced(self._assign_beginning)
-        self.compiled = {}
+        self.compiled: dict = {}
 
     def begin(self, evaluation: Evaluation) -> None:
         """Makes the variables of the solver those of a run that begins at this evaluation."""
@@ -102,8 +102,8 @@ class GraphStep:
         self._trace.make_room(accepted)
         given = () if units is None else (tf.constant(units.scale), tf.constant(units.shift))
         centered = None if units is None else units.centered
-        key = tuple((tuple(tensor.shape), tensor.dtype) for tensor in tf.nest.flatten(data, expand_composites=True))
-        key = centered, key
+        shapes = tuple((tuple(tensor.shape), tensor.dtype) for tensor in tf.nest.flatten(data, expand_composites=True))
+        key = centered, shapes
         if key not in self.compiled:
             run = self._make(evaluate, objective.parameters, objective.state, centered)
             if not objective.objective.is_eager:

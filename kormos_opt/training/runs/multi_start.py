@@ -109,7 +109,8 @@ def halve(points: Iterable[np.ndarray], begin: Callable[[np.ndarray], Run], iter
         iterations: Those of the first round.
         keep: How many are left after the last round.
     """
-    alive, done = [Start(x, number) for number, x in enumerate(points)], []
+    alive = [Start(x, number) for number, x in enumerate(points)]
+    done: list[Start] = []
     while True:
         for start in alive:
             start.advance(begin, iterations)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from typing import Protocol
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 import numpy as np
 from scipy.optimize import OptimizeResult
@@ -73,7 +74,12 @@ class Run:
         is_superseded: Whether a file was loaded since: the next run goes on from what it has brought.
     """
 
-    arrays = units = None
+    accepted: Any
+    position: Any
+    gradient_norm: float | None
+    result: Any
+    arrays: Mapping[str, np.ndarray] | None = None
+    units: Any = None
     keeps_state = is_superseded = is_in_float64 = False
 
     def __init__(self, oracle: Oracle, method: str = ""):
@@ -81,7 +87,7 @@ class Run:
         self.method = method
         self.accepted = self.position = self.gradient_norm = self.result = None
         self.nit = self.nfev = self.nhev = 0
-        self._timed = None
+        self._timed: tuple[float, int] | None = None
         self.curvatures = Curvatures()
 
     def attach(self, oracle: Oracle) -> None:
@@ -90,7 +96,7 @@ class Run:
 
     def detach(self) -> None:
         """The fit is over: lets its data go."""
-        self._oracle = None
+        self._oracle = None  # type: ignore[assignment]
 
     def iterate(self, at_most: int = 1) -> int:
         """Runs to the next iterate, or by more of them, and to the end of a solver that has converged there.
@@ -182,7 +188,7 @@ class Run:
     def ended(self, ending: TerminationReason, **words) -> OptimizeResult:
         """A result at the last accepted iterate."""
         accepted = self.accepted
-        units = {} if self.units is None or self.units.are_plain else {"x_scale": self.units.scale}
+        units: dict = {} if self.units is None or self.units.are_plain else {"x_scale": self.units.scale}
         return ending.result(
             **units,
             x=accepted.x,

@@ -87,7 +87,7 @@ def evaluation_at(
     for seed, value in zip(state.seeds, seeds, strict=False):
         seed.assign(value)
     evaluation = objective.evaluate(x)
-    if evaluation.fun == fun and has_gradient(evaluation.jac):
+    if evaluation.fun == fun and evaluation.jac is not None and has_gradient(evaluation.jac):
         return evaluation
     state.restore(usual)
     return None

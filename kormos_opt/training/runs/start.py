@@ -14,7 +14,7 @@ from kormos_opt.graph_solvers.variables import vector_dtype
 from kormos_opt.objective import precision
 from kormos_opt.objective.evaluation import Evaluation
 from kormos_opt.solvers.safeguards import safeguard
-from kormos_opt.stages.stage import GraphStage, SolverStage, Stage
+from kormos_opt.stages.stage import GraphStage, Stage
 from kormos_opt.training.runs.graph_run import GraphRun
 from kormos_opt.training.runs.graph_step import GraphStep
 from kormos_opt.training.runs.oracle import ObjectiveOracle
@@ -53,12 +53,13 @@ def start_run(
     objective = oracle.objective
     units = SolverUnits(optimizer.x_scale, objective, warn)
     stage = stage.chosen(objective.parameters, isinstance(objective.data, WholeTensors))
+    run: Run
     if isinstance(stage, GraphStage):
         run = _run_in_graph(stage, model, optimizer, oracle, units)
     else:
         run = _run_in_numpy(stage, optimizer, oracle, units, evaluation, before)
     run.is_in_float64 = optimizer.precision == "auto" and objective.objective.settings.float64
-    if isinstance(run, GraphRun) and before is not None:
+    if isinstance(run, GraphRun) and before is not None and evaluation is not None:
         run.go_on_from(before, evaluation)
     optimizer.watch(run)
     return run
@@ -76,7 +77,7 @@ def _run_in_graph(stage, model, optimizer, oracle, units):
     return GraphRun(oracle, objective.traces[key], variables, method, stage.settings["gtol"], units)
 
 
-def _run_in_numpy(stage: SolverStage, optimizer, oracle, units, evaluation, before):
+def _run_in_numpy(stage, optimizer, oracle, units, evaluation, before):
     objective, method = oracle.objective, stage.method
     specs = stage.remembered(objective.parameters)
     start = objective.parameters.ravel() if evaluation is None else evaluation.x
@@ -87,7 +88,8 @@ def _run_in_numpy(stage: SolverStage, optimizer, oracle, units, evaluation, befo
     elif specs is not None:
         if before is not None and method.on_objective_change is not None:
             kept = method.on_objective_change(before.arrays)
-        arrays = {name: np.zeros(spec.shape, spec.dtype) for name, spec in specs.items() if name not in kept} | kept
+        arrays = {name: np.zeros(spec.shape, spec.dtype) for name, spec in specs.items() if name not in kept}
+        arrays |= kept
     first_step = None
     if loaded is not None:
         solver_units = units.loaded(loaded[1].scale, loaded[1].shift)
@@ -101,7 +103,7 @@ def _run_in_numpy(stage: SolverStage, optimizer, oracle, units, evaluation, befo
     if loaded is None:
         run = SolverRun(solver, oracle, evaluation, before, arrays, method.name)
     else:
-        run = SolverRun.from_state(solver, oracle, *loaded, method.name)
+        run = SolverRun.from_state(solver, oracle, loaded[0], loaded[1], method.name)
     run.keeps_state = bool(kept)
     run.units = solver_units
     return run
