@@ -6,11 +6,13 @@ import keras
 import numpy as np
 import pytest
 
+import kormos_opt
 from kormos_opt.solvers.registry import Method
 from kormos_opt.solvers.termination import TerminationReason
 from kormos_opt.stages.stage import SolverStage
 from kormos_opt.training.fit import Fit
 from kormos_opt.training.progress import Progress, restart_reason
+from kormos_opt.training.runs.host_optimizer import HostOptimizer
 from kormos_opt.training.runs.restart_reason import RestartReason
 from kormos_opt.training.runs.start import start_run
 from tests.doubles import NumpyObjective, Script, parabola
@@ -42,8 +44,24 @@ class Optimizer:
     def loads_float64(self):
         return False
 
+    def take_loaded_state(self):
+        return None
+
+    def variables_for(self, model, specs, dtype):
+        raise NotImplementedError("no solver in the graph")
+
     def watch(self, run):
         """Files are none of its business."""
+
+
+@pytest.mark.parametrize("optimizer", [Optimizer(), kormos_opt.LBFGS(), kormos_opt.MultiStart("l-bfgs-b")])
+def test_the_double_has_what_a_fit_asks_for(optimizer):
+    """And no more, so that it stands for the optimizer itself."""
+    assert isinstance(optimizer, HostOptimizer)
+    asked = set(HostOptimizer.__annotations__) | {name for name in vars(HostOptimizer) if not name.startswith("_")}
+    own = {name for name in dir(optimizer) if not name.startswith("_")}
+    assert asked <= own
+    assert type(optimizer) is not Optimizer or own - {"result"} <= asked
 
 
 def stage(solver, epochs=None, pretrain_fn=None, **row):

@@ -20,6 +20,7 @@ from kormos_opt.solvers.termination import SEES_MORE, TerminationReason
 from kormos_opt.stages.stage import Stage
 from kormos_opt.training import model_warnings
 from kormos_opt.training.progress import Progress, restart_reason
+from kormos_opt.training.runs.host_optimizer import HostOptimizer
 from kormos_opt.training.runs.multi_start import best_of_many
 from kormos_opt.training.runs.oracle import ObjectiveOracle
 from kormos_opt.training.runs.restart_reason import RestartReason
@@ -36,7 +37,7 @@ class Fit:
 
     Args:
         model: The model.
-        optimizer: The `BatchOptimizer` it is compiled with.
+        optimizer: The one it is compiled with.
         bind: Returns the objective of the model as it is then, bound to the data of the fit.
         begin: Begins a run of a stage, with these answers, the evaluation at the start if it is known, and the run
             whose counts go on.
@@ -53,7 +54,7 @@ class Fit:
     def __init__(
         self,
         model: keras.Model,
-        optimizer,
+        optimizer: HostOptimizer,
         bind: Callable[[], BoundObjective],
         begin: Callable[[Stage, ObjectiveOracle, Evaluation | None, Run | None], Run],
         progress: Progress,

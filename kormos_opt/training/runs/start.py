@@ -17,6 +17,7 @@ from kormos_opt.solvers.safeguards import safeguard
 from kormos_opt.stages.stage import GraphStage, Stage
 from kormos_opt.training.runs.graph_run import GraphRun
 from kormos_opt.training.runs.graph_step import GraphStep
+from kormos_opt.training.runs.host_optimizer import HostOptimizer
 from kormos_opt.training.runs.oracle import ObjectiveOracle
 from kormos_opt.training.runs.restart_reason import RestartReason
 from kormos_opt.training.runs.run import Run
@@ -30,7 +31,7 @@ _log = logging.getLogger("kormos_opt")
 def start_run(
     stage: Stage,
     model: keras.Model,
-    optimizer,
+    optimizer: HostOptimizer,
     oracle: ObjectiveOracle,
     warn: Callable[[str, str], None],
     evaluation: Evaluation | None = None,
@@ -44,7 +45,7 @@ def start_run(
     Args:
         stage: The stage.
         model: The model.
-        optimizer: The `BatchOptimizer`, which has the variables of solvers in the graph.
+        optimizer: The one that the model is compiled with, which has the variables of solvers in the graph.
         oracle: Who answers in this fit.
         warn: Called with a topic and a message, which is logged once for each topic.
         evaluation: The one at the starting point. Defaults to `None`: it is not known.
