@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 
 import kormos_opt
+from kormos_opt.objective.full_pass import FullPass
 from kormos_opt.optimizers import LBFGS
 from tests.problems import compiled, linear, network, regression
 
@@ -127,17 +128,21 @@ def test_passes_over_a_pydataset_with_workers_stay_in_order(float64, caplog):
     assert "another order" not in caplog.text
 
 
-def test_interrupted_between_two_batches_leaves_no_worker(float64):
+def test_interrupted_between_two_batches_leaves_no_worker(float64, monkeypatch):
     before = set(threading.enumerate())
-    model = compiled(linear(), LBFGS(cache=False))
+    model, stock = compiled(linear(), LBFGS(cache=False)), FullPass.add
 
-    class Stop(keras.callbacks.Callback):
-        def on_train_batch_end(self, batch, logs=None):
-            if batch == 2:
-                raise BoomError
+    def third_batch_fails(*arguments):
+        model.batches += 1
+        if model.batches == 3:
+            raise BoomError
+        return stock(*arguments)
 
+    model.batches = 0
+    model.fit(Threaded(workers=3), epochs=1, verbose=0)
+    monkeypatch.setattr(FullPass, "add", third_batch_fails)
     with pytest.raises(BoomError) as raised:
-        model.fit(Threaded(workers=3), epochs=3, callbacks=[Stop()], verbose=0)
+        model.fit(Threaded(workers=3), epochs=3, verbose=0)
     assert left_of(before) == []
     assert raised.value.__traceback__ is not None
 
