@@ -15,7 +15,7 @@ import tensorflow as tf
 
 import kormos_opt  # noqa: F401  installs the hook
 from tests.light_solver import register_light_solver
-from tests.repeats import KEPT, is_repeat
+from tests.slow import is_slow
 
 _CPU = tf.config.list_physical_devices("CPU")[0]
 register_light_solver()
@@ -72,23 +72,18 @@ def float64():
 
 
 def pytest_addoption(parser):
-    parser.addoption("--thorough", action="store_true", help="the cases that tests/repeats.py leaves out too")
+    parser.addoption("--thorough", action="store_true", help="the cases that are marked as slow too")
     parser.addoption("--perturb", type=int, help="a seed: initial weights move in their last digits, as on another CPU")
     parser.addoption("--random-cases", type=int, default=2, help="cases of tests/test_random_models.py")
 
 
 def pytest_collection_modifyitems(config, items):
-    """Leaves repeats out, unless they are asked for by `--thorough` or by name."""
+    """Leaves out what is marked as slow, unless it is asked for by `--thorough` or by name."""
     if config.getoption("--thorough") or any("::" in argument for argument in config.args):
         return
-    kept = [item for item in items if not is_repeat(item.nodeid)]
-    functions = {item.nodeid.partition("[")[0].removeprefix("tests/") for item in kept}
-    collected = {item.nodeid.partition("[")[0].removeprefix("tests/") for item in items}
-    missing = collected & KEPT.keys() - functions
-    assert not missing, f"tests/repeats.py keeps no case of {missing}"
-    left_out = [item for item in items if item not in set(kept)]
+    left_out = [item for item in items if is_slow(item)]
     config.hook.pytest_deselected(items=left_out)
-    items[:] = kept
+    items[:] = [item for item in items if item not in set(left_out)]
 
 
 def pytest_collection_finish():

@@ -110,6 +110,7 @@ def test_end_by_a_large_tolerance_of_the_step_is_no_convergence():
     assert "of the loss can be gained" in model.optimizer.result.message
 
 
+@pytest.mark.slow_cases("*-cg", "bfgs", "slsqp", "tnc", "trust-*")
 @pytest.mark.parametrize("name", ["newton-cg", "bfgs", "tnc", "trust-constr", "l-bfgs-b", "slsqp", "trust-krylov"])
 def test_jac_of_the_result_is_the_gradient_at_its_x(name):
     model = compiled(network(), kormos_opt.ScipyBatchOptimizer(method=name, precision="float64"))
@@ -167,6 +168,7 @@ def test_sign_of_life_shows_rows_and_is_gone(monkeypatch):
     assert set(shown) == {30}
 
 
+@pytest.mark.slow_cases("mirrored")
 @pytest.mark.parametrize("strategy", [None, "mirrored"])
 def test_rows_so_far_in_the_progress_bar(strategy, monkeypatch, capsys):
     """A loss that sleeps: the rows of the chunks before are shown, and History has its four columns."""

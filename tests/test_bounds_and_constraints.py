@@ -32,6 +32,26 @@ def sloppy(name):
     return 5e-3 if TABLE[name.lower()].derivatives == "none" or name in ("TNC", "SLSQP", "trust-constr") else 1e-4
 
 
+@pytest.mark.slow_cases(
+    "Bounds-*-Mead",
+    "Bounds-COBYLA",
+    "Bounds-COBYQA",
+    "Bounds-Powell",
+    "Bounds-TNC",
+    "Bounds-trust-*",
+    "NonNeg-*-Mead",
+    "NonNeg-COBYLA",
+    "NonNeg-COBYQA",
+    "NonNeg-Powell",
+    "NonNeg-TNC",
+    "NonNeg-trust-*",
+    "pairs-*-Mead",
+    "pairs-COBYLA",
+    "pairs-COBYQA",
+    "pairs-Powell",
+    "pairs-TNC",
+    "pairs-trust-*",
+)
 @pytest.mark.parametrize("name", WITH_BOUNDS)
 @pytest.mark.parametrize("how", ["pairs", "Bounds", "by name", "NonNeg"])
 def test_nonnegative_least_squares(name, how, float64):
@@ -122,6 +142,16 @@ CONSTRAINTS = {
 }
 
 
+@pytest.mark.slow_cases(
+    "LinearConstraint-COBYLA",
+    "LinearConstraint-COBYQA",
+    "NonlinearConstraint-COBYLA",
+    "NonlinearConstraint-COBYQA",
+    "by name with jac-COBYLA",
+    "by name with jac-COBYQA",
+    "by name-COBYLA",
+    "by name-COBYQA",
+)
 @pytest.mark.filterwarnings("ignore:delta_grad == 0.0")  # scipy's, of trust-constr with a function that is linear
 @pytest.mark.parametrize("name", WITH_CONSTRAINTS)
 @pytest.mark.parametrize("kind", CONSTRAINTS)

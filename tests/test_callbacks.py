@@ -199,6 +199,7 @@ def test_a_metric_named_like_a_column_is_refused(name):
         model.fit(X, Y, verbose=0)
 
 
+@pytest.mark.slow_cases("light")
 @pytest.mark.parametrize("make", [kormos_opt.LBFGS, light])
 def test_one_optimizer_in_two_models_fitted_in_turns(make):
     """Each has its own run and memory, in the graph as with scipy."""

@@ -39,6 +39,7 @@ def halving():
     return keras.callbacks.LearningRateScheduler(lambda epoch, rate: rate / 2)
 
 
+@pytest.mark.slow_cases("graph")
 @pytest.mark.parametrize("engine", ["scipy", "graph"])
 def test_one_fit_is_the_fits_of_its_stages(engine):
     """Mini-batches in the same order, dropout, validation, a schedule: bit for bit."""
@@ -102,6 +103,7 @@ def test_the_end_of_a_solver_hands_over():
     assert again["fg_evals"][0] < history["fg_evals"][0] + 20  # counted anew, with what judges the end
 
 
+@pytest.mark.slow_cases("pieces0", "pieces1", "pieces2", "pieces3")
 @pytest.mark.parametrize("pieces", [(2, 9), (3, 9), (5, 9), (7, 9), (1, 3, 4, 8, 9)])
 def test_stop_and_resume_is_never_stopped(pieces):
     whole = fit(compiled(seeded(), three_stages()), 9, shuffle=False)
@@ -113,6 +115,7 @@ def test_stop_and_resume_is_never_stopped(pieces):
     np.testing.assert_equal(rows, whole)
 
 
+@pytest.mark.slow_cases("*-2", "*-3", "*-7", "model.weights.h5-*")
 @pytest.mark.parametrize("stop", [2, 3, 5, 7])
 @pytest.mark.parametrize("kind", ["model.keras", "model.weights.h5"])
 def test_a_file_carries_the_chain(kind, stop, float64, tmp_path):
@@ -160,6 +163,7 @@ class Fails(keras.callbacks.Callback):
             raise self.error
 
 
+@pytest.mark.slow_cases("1", "2", "3", "7")
 @pytest.mark.parametrize("epoch", [1, 2, 3, 5, 7])
 def test_backup_and_restore_goes_on_in_the_stage(epoch, tmp_path):
     """A process that dies in an epoch, and another one."""
@@ -174,6 +178,7 @@ def test_backup_and_restore_goes_on_in_the_stage(epoch, tmp_path):
     assert len(history["loss"]) == 8 - epoch
 
 
+@pytest.mark.slow_cases("*-begin-KeyboardInterrupt", "*-end-RuntimeError", "1-*", "2-begin-*", "3-*", "5-end-*", "6-*")
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
 @pytest.mark.parametrize("when", ["begin", "end"])
 @pytest.mark.parametrize("epoch", [1, 2, 3, 5, 6])
@@ -203,6 +208,7 @@ def unbuilt():
     return keras.Sequential([layers.Dense(6, "tanh"), layers.Dense(1)])
 
 
+@pytest.mark.slow_cases("linear")
 @pytest.mark.parametrize("make", [linear, unbuilt])
 def test_files_and_later_fits_have_no_nan(make, tmp_path):
     """Of the end of a stage whose mini-batches have run into NaN, after Ctrl-C there too; momentum starts anew."""
@@ -321,6 +327,7 @@ def test_callbacks_hear_of_one_fit(capsys):
     np.testing.assert_allclose(float(model.optimizer.chained[0].learning_rate), 1e-4, rtol=1e-6)
 
 
+@pytest.mark.slow_cases("PyDataset")
 @pytest.mark.parametrize("kind", ["data set", "PyDataset"])
 def test_streams(kind):
     """All optimizers read the input pipeline."""

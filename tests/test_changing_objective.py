@@ -65,6 +65,7 @@ OPTIMIZERS = {
 }
 
 
+@pytest.mark.slow_cases("tf-*-ncg", "tf-BFGS", "tf-light")
 @pytest.mark.parametrize("name", OPTIMIZERS)
 @pytest.mark.parametrize("weight", ["add_weight", "tf"])
 def test_a_loss_weight_assigned_by_a_callback(weight, name, float64, caplog):
@@ -195,6 +196,7 @@ def test_linear_model_is_not_disturbed(float64, caplog):
     assert caplog.records == [record for record in caplog.records if record.levelno < logging.WARNING]
 
 
+@pytest.mark.slow_cases("{'batch_size': 7}")
 @pytest.mark.parametrize("optimizer", [{"cache": False}, {"batch_size": 7}], ids=str)
 def test_under_a_strategy(optimizer, float64, caplog):
     """With an overridden compute_loss too, of which Keras never builds its own loss."""

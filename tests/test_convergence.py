@@ -51,6 +51,28 @@ def fitted(x, y, optimizer, epochs=1000, **dense):
     return model.optimizer.result
 
 
+@pytest.mark.slow_cases(
+    "breast_cancer-graph",
+    "breast_cancer-plain",
+    "ccard-*",
+    "committee-*",
+    "copper-*",
+    "cpunish-*",
+    "diabetes-*",
+    "elnino-*",
+    "engel-float64",
+    "engel-graph",
+    "fair-*",
+    "iris-*",
+    "linnerud-*",
+    "macrodata-*",
+    "scotland-*",
+    "stackloss-*",
+    "star98-*",
+    "statecrime-*",
+    "strikes-*",
+    "wine-*",
+)
 @pytest.mark.parametrize(
     "settings", [{}, {"engine": "graph"}, {"precision": "float64"}], ids=["plain", "graph", "float64"]
 )
@@ -61,6 +83,28 @@ def test_regressions_in_raw_units_are_solved(name, settings):
     assert excess(x, y, result) < 1e-3
 
 
+@pytest.mark.slow_cases(
+    "*-float64",
+    "breast_cancer-*",
+    "ccard-*",
+    "committee-*",
+    "copper-*",
+    "cpunish-*",
+    "diabetes-*",
+    "elnino-*",
+    "engel-graph",
+    "fair-*",
+    "iris-*",
+    "linnerud-*",
+    "longley-graph",
+    "macrodata-*",
+    "scotland-plain",
+    "stackloss-*",
+    "star98-*",
+    "statecrime-*",
+    "strikes-*",
+    "wine-*",
+)
 @pytest.mark.parametrize(
     "settings", [{}, {"engine": "graph"}, {"precision": "float64"}], ids=["plain", "graph", "float64"]
 )
@@ -98,6 +142,7 @@ GENERAL = {
 }
 
 
+@pytest.mark.slow_cases("Poisson-auto", "logistic-None")
 @pytest.mark.parametrize("x_scale", ["auto", None])
 @pytest.mark.parametrize("kind", GENERAL)
 def test_generalized_linear_models_in_raw_units(kind, x_scale):
@@ -134,6 +179,9 @@ def test_a_network_in_raw_units():
     assert small.optimizer.result.fun < 0.05 * y.var()
 
 
+@pytest.mark.slow_cases(
+    "BFGS-*", "CG-*", "SSBroyden-100000000.0", "SSBroyden-1000000000000.0", "graph-100000000.0", "graph-1e-*"
+)
 @pytest.mark.parametrize("size", [1e-6, 1e8, 1e12])
 @pytest.mark.parametrize(
     "make",
@@ -236,6 +284,7 @@ def test_operations_without_a_second_derivative_are_asked_by_differences():
     assert model.optimizer.result.ending is not None
 
 
+@pytest.mark.slow_cases("*-Mead", "Powell")
 @pytest.mark.parametrize("method", ["Nelder-Mead", "Powell", "COBYLA"])
 def test_methods_without_derivatives_are_asked_too(method):
     x, y = raw("scotland")

@@ -81,6 +81,7 @@ def made(kind, optimizer=None, **arguments):
     return compiled(kind(inputs, outputs), optimizer, **arguments)
 
 
+@pytest.mark.slow_cases("*-(60, 16)", "WithOwnSum-*", "WithPlainLogs-*")
 @pytest.mark.parametrize("sizes", [(60, 16), (60, 7)], ids=str)
 @pytest.mark.parametrize("kind", STEPS)
 def test_custom_step_has_the_loss_of_one_chunk(kind, sizes, float64):

@@ -27,6 +27,7 @@ def with_empty_batches():
     return tf.data.Dataset.from_generator(batches, output_signature=SIGNATURE)
 
 
+@pytest.mark.slow_cases("sum-False", "sum_over_batch_size-*")
 @pytest.mark.parametrize("cache", ["auto", False])
 @pytest.mark.parametrize("reduction", ["sum", "sum_over_batch_size", "mean_with_sample_weight"])
 def test_batches_without_rows(reduction, cache, float64):
@@ -48,6 +49,7 @@ class Scaled(keras.Model):
         return self.dense(inputs["rows"]) * inputs["scale"]
 
 
+@pytest.mark.slow_cases("False-1", "auto-3")
 @pytest.mark.parametrize("batches", [1, 3])
 @pytest.mark.parametrize("cache", ["auto", False])
 def test_a_number_beside_the_rows(batches, cache, float64):
@@ -175,6 +177,7 @@ class Concatenating(keras.Model):
         return {"loss": loss}
 
 
+@pytest.mark.slow_cases("*-cg-*")
 @pytest.mark.parametrize(("method", "precision"), [("l-bfgs-b", "model"), ("newton-cg", "float64")])
 def test_xla_where_a_concatenation_is_differentiated_again(method, precision):
     """The same rows as without XLA."""

@@ -64,6 +64,9 @@ def retracing(monkeypatch):
     logger.removeHandler(handler)
 
 
+@pytest.mark.slow_cases(
+    "docs/chains.md", "docs/coming_from/tfp.md", "docs/coming_from/torch.md", "docs/fast.md", "docs/physics_informed.md"
+)
 @pytest.mark.parametrize("page", [page for page in PAGES if any(programs(page))], ids=named)
 def test_programs_run(page, names, retracing):
     for program in programs(page):

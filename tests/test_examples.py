@@ -68,6 +68,7 @@ def images(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow  # shown by test_multi_worker.py too
 def test_several_workers_print_what_one_does(images):
     command = [sys.executable, "-m", "examples.multi_worker", "--data", str(images), "--rows", "101", "--epochs", "4"]
     tables = []
@@ -79,6 +80,7 @@ def test_several_workers_print_what_one_does(images):
     assert losses[0, -1] < losses[0, 0]
 
 
+@pytest.mark.slow  # shown by test_models.py, its network, and test_chain.py too
 def test_mnist(images, tmp_path, monkeypatch, capsys):
     """One fit prints what two print."""
     picture = tmp_path / "picture.png"
@@ -98,6 +100,7 @@ def test_mnist(images, tmp_path, monkeypatch, capsys):
     np.testing.assert_allclose(one, two, rtol=1e-4)
 
 
+@pytest.mark.slow  # shown by test_advice.py, what it advises too
 def test_transfer(tmp_path, monkeypatch, capsys):
     """Both ways lead to one head, and the features to it faster."""
     picture = tmp_path / "picture.png"
@@ -187,12 +190,14 @@ def test_burgers(solvers, iterations, float64, monkeypatch, capsys, tmp_path):
         assert_falls(history)
 
 
+@pytest.mark.slow  # shown by test_examples.py, test_burgers too
 def test_poisson(float64, monkeypatch, capsys, tmp_path):
     flags = ["--adam", "10", "--iterations", "200", "--rows", "300"]
     _, histories = run_physics(poisson, monkeypatch, capsys, tmp_path, *flags, xla=True)
     assert_falls(histories["ss-broyden"])
 
 
+@pytest.mark.slow  # shown by test_examples.py, test_burgers, and test_resampling.py too
 def test_allen_cahn(float64, monkeypatch, capsys, tmp_path, caplog):
     flags = ["--adam", "0", "--iterations", "150", "--rows", "300", "--every", "50", "--candidates", "1000"]
     _, histories = run_physics(allen_cahn, monkeypatch, capsys, tmp_path, *flags)
@@ -200,6 +205,7 @@ def test_allen_cahn(float64, monkeypatch, capsys, tmp_path, caplog):
     assert "new training data); the loss" in caplog.text or "keeps its state" in caplog.text
 
 
+@pytest.mark.slow  # shown by test_examples.py, test_burgers, and test_inference.py too
 def test_inverse_burgers(float64, monkeypatch, capsys, tmp_path):
     flags = ["--adam", "0", "--iterations", "150", "--rows", "200", "--measurements", "100", "--noise", "1e-4"]
     out, histories = run_physics(inverse_burgers, monkeypatch, capsys, tmp_path, *flags)

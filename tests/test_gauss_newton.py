@@ -39,11 +39,13 @@ def matrix(loss, curvature, hidden, **settings):
     return model.optimizer.hessian()
 
 
+@pytest.mark.slow_cases("binary_crossentropy", "mse")
 @pytest.mark.parametrize("loss", ["mse", "binary_crossentropy", "sparse_categorical_crossentropy"])
 def test_is_the_hessian_of_a_model_that_is_linear_in_its_weights(loss, float64):
     np.testing.assert_allclose(matrix(loss, "gauss-newton", False), matrix(loss, "exact", False), atol=1e-14)
 
 
+@pytest.mark.slow_cases("mse", "poisson")
 @pytest.mark.parametrize("loss", ["mse", "categorical_crossentropy", "poisson"])
 def test_is_positive_semidefinite_where_the_hessian_is_not(loss, float64):
     exact, found = matrix(loss, "exact", True), matrix(loss, "gauss-newton", True)
@@ -67,6 +69,7 @@ def test_float32_weights_in_float64():
     np.testing.assert_allclose(found, exact, atol=1e-14)
 
 
+@pytest.mark.slow_cases("*-krylov", "*-ncg")
 @pytest.mark.parametrize("method", ["newton-cg", "trust-ncg", "trust-krylov", "trust-exact"])
 def test_methods_take_it(method, float64):
     keras.utils.set_random_seed(0)

@@ -28,6 +28,7 @@ def graph_engine(**arguments):
     return kormos_opt.LBFGS(engine="graph", **arguments)
 
 
+@pytest.mark.slow  # shown by test_models.py, by the document's examples too
 def test_the_ancestors_table_to_the_same_loss():
     np.random.seed(1)
     w = np.random.normal(size=50)
@@ -45,6 +46,7 @@ def test_the_ancestors_table_to_the_same_loss():
     assert evaluations["tfp"] < 2
 
 
+@pytest.mark.slow  # shown by test_graph_engine.py, test_ways_to_run too
 def test_tfp_tries_step_one_before_it_searches(float64):
     """Its own loop makes three evaluations an iteration."""
     x, y = regression(dtype="float64")
@@ -56,6 +58,7 @@ def test_tfp_tries_step_one_before_it_searches(float64):
     np.testing.assert_allclose(flat_weights(model), best, atol=1e-5)
 
 
+@pytest.mark.slow_cases("*-tfp_engine", "with_dropout_and_batchnorm-*")
 @pytest.mark.parametrize(
     ("make", "optimizer"),
     [(linear, light), (network, tfp_engine), (network, graph_engine), (with_dropout_and_batchnorm, light)],
@@ -84,6 +87,7 @@ def trained(request):
     return model
 
 
+@pytest.mark.slow_cases("tfp_engine")
 @pytest.mark.xdist_group("one graph")
 def test_an_iteration_is_one_graph_call(trained):
     x, y = regression()
@@ -99,6 +103,7 @@ def test_an_iteration_is_one_graph_call(trained):
     assert step.experimental_get_tracing_count() == 1
 
 
+@pytest.mark.slow_cases("tfp_engine")
 @pytest.mark.xdist_group("one graph")
 def test_no_host_callback_in_the_graph(trained):
     """A TPU has no way to call Python in the middle of an iteration."""
@@ -106,6 +111,7 @@ def test_no_host_callback_in_the_graph(trained):
     assert "PyFunc" not in types and "EagerPyFunc" not in types and "PyFuncStateless" not in types
 
 
+@pytest.mark.slow_cases("network-*")
 @pytest.mark.parametrize(
     ("make", "optimizer"), [(network, tfp_engine), (network, graph_engine), (with_dropout_and_batchnorm, graph_engine)]
 )
@@ -115,6 +121,7 @@ def test_stop_and_resume_is_never_stopped(make, optimizer):
     assert history == rows
 
 
+@pytest.mark.slow_cases("*-tfp_engine", "*-with_dropout_and_batchnorm-*", "weights file-*")
 @pytest.mark.parametrize(
     ("how", "make", "optimizer"),
     [
@@ -149,6 +156,7 @@ def test_a_file_carries_the_run(how, make, optimizer, tmp_path, float64):
     np.testing.assert_array_equal(flat_weights(cut), flat_weights(loaded))
 
 
+@pytest.mark.slow_cases("*-float64", "True-*")
 @pytest.mark.parametrize("precision", ["model", "float64"])
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_many_iterations_in_a_call_are_one_in_each(precision, jit_compile):
@@ -181,6 +189,7 @@ def size_of_memory(path):
         return sum(file[name].nbytes for name in names if isinstance(file[name], h5py.Dataset) and "optimizer" in name)
 
 
+@pytest.mark.slow_cases("graph")
 @pytest.mark.parametrize("engine", ["scipy", "graph"])
 def test_memory_is_left_out_of_files_on_request_or_where_it_is_large(engine, tmp_path, monkeypatch, caplog):
     x, y = regression()
@@ -245,6 +254,7 @@ KILLED = """
 """
 
 
+@pytest.mark.slow  # shown by test_multi_worker.py, and test_chain.py by errors too
 @pytest.mark.parametrize("engine", ["scipy", "graph", "light", "chain"])
 def test_backup_and_restore_after_sigkill(engine, tmp_path):
     """Killed at the end of an epoch before its backup is written: that epoch is run again, all others once."""
@@ -309,6 +319,7 @@ def test_a_start_at_the_optimum_ends_at_once(float64):
     assert len(again.history["loss"]) == 1
 
 
+@pytest.mark.slow_cases("tfp_engine")
 @pytest.mark.parametrize("optimizer", [tfp_engine, graph_engine, light])
 def test_a_failed_line_search_keeps_the_last_iterate(optimizer):
     """f with a gradient of the wrong sign: no step along it goes down."""
@@ -338,6 +349,7 @@ def test_not_finite_at_the_start(value):
         compiled(linear(), tfp_engine()).fit(x, y, verbose=0)
 
 
+@pytest.mark.slow_cases("tfp_engine")
 @pytest.mark.parametrize("optimizer", [tfp_engine, graph_engine, light])
 def test_nan_at_a_trial_point_is_backed_off_from(optimizer, float64):
     layer = keras.layers.Dense(1, use_bias=False, kernel_initializer=keras.initializers.Constant(0.5))
@@ -362,6 +374,7 @@ def test_an_error_in_a_callback_keeps_the_iterate():
     assert len(model.fit(x, y, epochs=9, initial_epoch=3, verbose=0).history["loss"]) == 6
 
 
+@pytest.mark.slow_cases("*-model")
 @pytest.mark.parametrize(
     ("optimizer", "arguments", "precision"),
     [
@@ -453,6 +466,7 @@ def test_missing_packages_are_named_with_the_command(monkeypatch):
         tfp_engine()
 
 
+@pytest.mark.slow_cases("False-*")
 @pytest.mark.parametrize(("after", "optimizer"), [(False, tfp_engine), (True, light)])
 def test_ctrl_c_is_no_error(after, optimizer, monkeypatch, caplog):
     """Before an iteration of the graph, or after it but before anybody has seen it: the fit goes on from there."""

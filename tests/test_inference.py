@@ -57,6 +57,7 @@ def longley():
     return fits, x, y, weights
 
 
+@pytest.mark.slow_cases("*-HC0", "*-HC1", "*-HC2", "*-nonrobust", "None-*")
 @pytest.mark.parametrize("cov_type", ["nonrobust", "HC0", "HC1", "HC2", "HC3", "cluster"])
 @pytest.mark.parametrize("weighted", [None, "weights"])
 def test_least_squares_are_those_of_statsmodels(weighted, cov_type, longley):
@@ -74,6 +75,7 @@ def test_least_squares_are_those_of_statsmodels(weighted, cov_type, longley):
         np.testing.assert_allclose(found.condition_number, expected.condition_number, rtol=1e-6)
 
 
+@pytest.mark.slow_cases("HC3", "nonrobust", "observed")
 @pytest.mark.parametrize("cov_type", ["nonrobust", "observed", "HC0", "HC3"])
 def test_logit_is_that_of_statsmodels(cov_type):
     x, y = of_statsmodels("spector")
@@ -102,6 +104,7 @@ class Multinomial(keras.Model):
         return self.activation(tf.concat([tf.zeros_like(logits[:, :1]), logits], axis=1))
 
 
+@pytest.mark.slow_cases("False")
 @pytest.mark.parametrize("from_logits", [False, True])
 def test_multinomial_logit_is_that_of_statsmodels(from_logits):
     x, y = of_statsmodels("anes96")
@@ -119,6 +122,7 @@ def test_multinomial_logit_is_that_of_statsmodels(from_logits):
     assert found.df_residual == len(y) - expected.params.size
 
 
+@pytest.mark.slow_cases("nonrobust", "observed")
 @pytest.mark.parametrize("cov_type", ["nonrobust", "HC0", "observed"])
 def test_poisson_with_an_offset_is_that_of_statsmodels(cov_type):
     x, y = of_statsmodels("randhie", 2000)
@@ -245,6 +249,7 @@ X, Y = regression(rows=40, dtype="float64")
 CLASSES = np.random.default_rng(0).integers(0, 3, 40)
 
 
+@pytest.mark.slow_cases("unfinished")
 @pytest.mark.parametrize("case", ["penalty", "bound", "unfinished", "undetermined"])
 def test_what_speaks_against_the_figures_is_said(case):
     regularizer = keras.regularizers.L2(1.0) if case == "penalty" else None
@@ -268,6 +273,7 @@ def test_what_speaks_against_the_figures_is_said(case):
         np.testing.assert_array_equal(np.isinf(table.standard_errors), [True, False, False, False, True, False])
 
 
+@pytest.mark.slow_cases("mse")
 @pytest.mark.parametrize("loss", ["mse", "sparse_categorical_crossentropy"])
 def test_selected_weights_have_the_covariance_that_all_have(loss):
     if loss == "mse":

@@ -78,6 +78,7 @@ def test_tensors_are_not_copied():
     assert cast.dtype == "float32"  # as Keras has it
 
 
+@pytest.mark.slow_cases("batch_size", "dataset", "unknown length")
 @pytest.mark.parametrize("kind", ["batch_size", "dataset", "unknown length", "infinite", "PyDataset", "sparse dataset"])
 def test_streamed_every_time(kind, expected):
     model = compiled(network(), LBFGS(cache=False), metrics=["mae"])

@@ -2,6 +2,7 @@
 
 import keras_tuner
 import numpy as np
+import pytest
 
 import kormos_opt
 from tests.problems import linear, regression
@@ -14,6 +15,7 @@ def search(build, tmp_path, trials):
     return tuner
 
 
+@pytest.mark.slow  # shown by test_keras_tuner.py, over the options of a chain too
 def test_search_over_names(tmp_path):
     def build(hp):
         model = linear()

@@ -41,6 +41,26 @@ def stopped(model, how, again, tmp_path):
     return from_file(model, tmp_path / ("model.keras" if how == "keras" else "model.weights.h5"), again)
 
 
+@pytest.mark.slow_cases(
+    "*-2-*-process",
+    "*-2-*-weights",
+    "*-2-True-*",
+    "*-None-1-*",
+    "*-True-process",
+    "*-auto-*-1-*",
+    "*-auto-None-*",
+    "*-float64-*-2-*",
+    "*-float64-*-keras",
+    "*-float64-*-process",
+    "*-model-*-weights",
+    "graph-auto-*",
+    "graph-float64-16-1-True-weights",
+    "graph-model-16-1-False-keras",
+    "graph-model-16-2-False-keras",
+    "scipy-float64-16-1-False-weights",
+    "scipy-model-*",
+    "tfp-*",
+)
 @pytest.mark.parametrize(("engine", "precision", "chunk", "replicas", "jit", "how"), TABLE)
 def test_stopped_is_never_stopped(engine, precision, chunk, replicas, jit, how, tmp_path):
     settings = engine, precision, chunk, replicas, jit
@@ -54,6 +74,7 @@ def test_stopped_is_never_stopped(engine, precision, chunk, replicas, jit, how, 
     np.testing.assert_array_equal(flat_weights(resumed), flat_weights(whole))
 
 
+@pytest.mark.slow_cases("*-scipy-process", "auto-*-process", "auto-scipy-*", "model-graph-keras")
 @pytest.mark.parametrize("how", ["process", "keras"])
 @pytest.mark.parametrize("engine", ["scipy", "graph"])
 @pytest.mark.parametrize("precision", ["model", "auto"])
@@ -79,6 +100,7 @@ def test_in_raw_units(engine, precision, how, tmp_path, caplog):
         np.testing.assert_array_equal(flat_weights(resumed), flat_weights(whole))
 
 
+@pytest.mark.slow_cases("scipy")
 @pytest.mark.parametrize("engine", ["scipy", "graph"])
 def test_escalation_is_resumed(engine, tmp_path):
     """Weights in units of 1 on raw data: float32 hides progress, and the fit goes on in float64 to its end."""

@@ -43,6 +43,24 @@ def test_gradient_is_that_of_finite_differences(made):
         np.testing.assert_allclose(evaluation.jac @ direction, slope, rtol=1e-6, atol=1e-8)
 
 
+@pytest.mark.slow_cases(
+    "AveragePooling1D",
+    "Bidirectional SimpleRNN",
+    "Conv1D",
+    "DepthwiseConv2D",
+    "Dropout",
+    "EinsumDense",
+    "GRU",
+    "GaussianNoise",
+    "GroupNormalization",
+    "LayerNormalization",
+    "MaxPooling2D",
+    "MultiHeadAttention",
+    "PReLU",
+    "RandomTranslation",
+    "SeparableConv2D",
+    "regularizers",
+)
 def test_product_is_that_of_finite_differences(made):
     objective, x0 = made
     (direction,) = directions(x0, 1)
@@ -51,6 +69,22 @@ def test_product_is_that_of_finite_differences(made):
     assert np.linalg.norm(product - quotient) <= 1e-6 * np.linalg.norm(quotient)
 
 
+@pytest.mark.slow_cases(
+    "AveragePooling1D",
+    "Bidirectional SimpleRNN",
+    "DepthwiseConv2D",
+    "Dropout",
+    "EinsumDense",
+    "GRU",
+    "GaussianNoise",
+    "LSTM",
+    "MaxPooling2D",
+    "MultiHeadAttention",
+    "PReLU",
+    "RandomTranslation",
+    "SeparableConv2D",
+    "regularizers",
+)
 def test_two_products_are_symmetric(made):
     """u' H v = v' H u."""
     objective, x0 = made

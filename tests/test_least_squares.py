@@ -107,6 +107,7 @@ MGH = {
 }
 
 
+@pytest.mark.slow_cases("Bard", "Biggs", "Gaussian", "Jennrich and Sampson", "Kowalik and Osborne", "Osborne 2")
 @pytest.mark.parametrize("name", MGH)
 def test_published_minima(name, float64):
     curve, t, y, start, squares = MGH[name]
@@ -232,6 +233,7 @@ def start():
     return weights, history, flat_weights(model)
 
 
+@pytest.mark.slow_cases("settings0")
 @pytest.mark.parametrize("settings", [{"batch_size": 7}, {"cache": False}])
 def test_cuts_and_streams_change_nothing(settings, start, float64):
     weights, history, end = start
@@ -274,6 +276,7 @@ class TwoOutputs(keras.Model):
         return {"first": self.first(hidden), "second": self.second(hidden)}
 
 
+@pytest.mark.slow_cases("*-model", "sum-*", "sum_over_batch_size-*")
 @pytest.mark.parametrize("precision", ["float64", "model"])
 @pytest.mark.parametrize("reduction", ["sum_over_batch_size", "sum", "mean_with_sample_weight"])
 def test_what_the_squares_add_up_to(reduction, precision):
@@ -357,6 +360,7 @@ JACOBIANS = {  # a model, and the way that its Jacobian goes
 }
 
 
+@pytest.mark.slow_cases("columns", "convolution", "neighbours", "recurrent", "statistics of the chunk")
 @pytest.mark.parametrize("name", JACOBIANS)
 def test_jacobian_is_that_of_finite_differences(name, float64, monkeypatch):
     make, way = JACOBIANS[name]

@@ -42,6 +42,7 @@ def peak(name, size, constrained):
         tracemalloc.stop()
 
 
+@pytest.mark.slow_cases("cg-*", "cobyla-*", "cobyqa-*")
 @pytest.mark.parametrize(
     ("name", "constrained"),
     [

@@ -48,6 +48,7 @@ def test_least_squares_closed_form_and_columns(name, float64):
     assert (history["hessp_evals"][-1] > 0) == second_order
 
 
+@pytest.mark.slow_cases("*-CG", "*-exact", "*-krylov", "*-ncg", "BFGS", "COBYQA", "Powell", "SLSQP")
 @pytest.mark.parametrize("name", OF_SCIPY)
 def test_an_epoch_is_an_iteration_as_scipy_counts_them(name, float64):
     """The same objective by hand in scipy.optimize.minimize gives the iterates of the epochs."""
@@ -81,6 +82,9 @@ def test_an_epoch_is_an_iteration_as_scipy_counts_them(name, float64):
     assert len(history["loss"]) == epochs
 
 
+@pytest.mark.slow_cases(
+    "*-exact", "*-krylov", "*-ncg", "BFGS", "CG", "COBYQA", "Levenberg-*", "Powell", "SLSQP", "SS-*", "TNC", "dogleg"
+)
 @pytest.mark.parametrize("name", METHOD_NAMES)
 def test_stop_and_resume_is_never_stopped(name):
     whole, cut, history, rows, *_ = whole_and_pieces(linear, (1, 2, 8), lambda: ScipyBatchOptimizer(method=name))
@@ -88,6 +92,21 @@ def test_stop_and_resume_is_never_stopped(name):
     assert history == rows
 
 
+@pytest.mark.slow_cases(
+    "*-Mead",
+    "*-constr",
+    "*-krylov",
+    "*-ncg",
+    "BFGS",
+    "CG",
+    "COBYLA",
+    "Levenberg-*",
+    "Powell",
+    "SLSQP",
+    "SS-*",
+    "TNC",
+    "dogleg",
+)
 @pytest.mark.parametrize("name", METHOD_NAMES)
 def test_an_error_keeps_the_last_iterate_and_leaves_no_thread(name):
     x, y = regression()

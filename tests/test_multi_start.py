@@ -29,6 +29,7 @@ def fit(model, epochs=30, x=X, y=Y, **arguments):
     return model.fit(x, y, epochs=epochs, verbose=0, **arguments)
 
 
+@pytest.mark.slow_cases("graph")
 @pytest.mark.parametrize("engine", ["scipy", "graph"])
 def test_finds_the_global_minimum(engine, float64):
     alone = compiled(wave(), kormos_opt.LBFGS(engine=engine))

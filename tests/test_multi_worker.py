@@ -6,7 +6,6 @@ import socket
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -14,7 +13,7 @@ import pandas as pd
 import pytest
 
 from tests.problems import regression
-from tests.repeats import is_repeat
+from tests.slow import matches
 from tests.worker import CASES, main
 
 pytestmark = [pytest.mark.xdist_group("workers"), pytest.mark.timeout(900)]
@@ -84,9 +83,10 @@ def death(folder):
 @pytest.fixture(scope="module")
 def two_workers(folder, death, request):
     """What this process alone and each of two workers says of the cases. They begin where the dead ones ended."""
-    own = f"{Path(__file__).name}::{test_iterates_are_those_of_one_process.__name__}"
+    marks = test_iterates_are_those_of_one_process.pytestmark
+    slow = next(mark.args for mark in marks if mark.name == "slow_cases")
     is_thorough = request.config.getoption("--thorough")
-    cases = [case for case in CASES if is_thorough or not is_repeat(f"{own}[{case}]")]
+    cases = [case for case in CASES if is_thorough or not matches(case, slow)]
     pair = start(2, command(folder, "restarts", *cases, "collectives", "disagrees", "fails"), folder)
     try:
         main(folder, cases)
@@ -108,6 +108,23 @@ def assert_same(case, alone, *workers):
     np.testing.assert_allclose(first.get("evaluation", 0), alone.get("evaluation", 0), rtol=1e-6)
 
 
+@pytest.mark.slow_cases(
+    "*-cg",
+    "PyDataset",
+    "by element",
+    "by file",
+    "callbacks",
+    "chain",
+    "chunks",
+    "one element",
+    "one row",
+    "some steps",
+    "streamed",
+    "tfp",
+    "to the end",
+    "trust-*",
+    "weights",
+)
 @pytest.mark.parametrize("case", CASES)
 def test_iterates_are_those_of_one_process(case, two_workers):
     assert_same(case, *two_workers)
@@ -117,6 +134,7 @@ def test_one_all_reduce_an_evaluation(two_workers):
     assert [results["collectives"] for results in two_workers[1:]] == [[1, 1]] * 2
 
 
+@pytest.mark.slow  # shown by test_multi_worker.py, test_a_restart_goes_on too
 def test_files_are_written_once(two_workers, folder):
     alone, two = [pd.read_csv(folder / f"files of {count}" / "log.csv") for count in (1, 2)]
     pd.testing.assert_frame_equal(two, alone, rtol=1e-6)
@@ -125,6 +143,7 @@ def test_files_are_written_once(two_workers, folder):
         np.testing.assert_allclose(two, one, rtol=1e-6)
 
 
+@pytest.mark.slow  # shown by test_multi_worker.py, by file and streamed too
 def test_three_workers_with_uneven_shards(folder, two_workers):
     """61 rows, five files and nine batches: no worker has as much as another."""
     cases = ["streamed files", "callbacks"]

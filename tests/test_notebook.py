@@ -4,10 +4,12 @@ from pathlib import Path
 
 import nbclient
 import nbformat
+import pytest
 
 NOTEBOOK = Path(__file__).parents[1] / "examples" / "tour.ipynb"
 
 
+@pytest.mark.slow  # shown by test_interruptions.py, test_plotting.py, test_fit_result.py too
 def test_it_runs_from_top_to_bottom():
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     nbclient.NotebookClient(notebook, timeout=200, kernel_name="python3").execute()

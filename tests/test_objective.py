@@ -74,6 +74,9 @@ def made(loss):
     return loss if isinstance(loss, str) else getattr(keras.losses, loss[0])(reduction=loss[1])
 
 
+@pytest.mark.slow_cases(
+    "masked sum", "masked, mean with sample weight", "masked, weighted", "sum", "weighted", "weighted sum"
+)
 @pytest.mark.parametrize("kind", LOSSES)
 def test_the_objective_is_the_loss_that_keras_reports_however_it_is_cut(kind, float64):
     make, data, loss, sample_weight = LOSSES[kind]

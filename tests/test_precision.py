@@ -12,6 +12,27 @@ from tests.layer_kinds import LAYERS, model_and_data
 from tests.problems import compiled, finite_differences, linear, network, prepared, regression
 
 
+@pytest.mark.slow_cases(
+    "AveragePooling1D",
+    "Bidirectional SimpleRNN",
+    "Conv1D",
+    "Conv2DTranspose",
+    "Dense gelu",
+    "Dense softmax",
+    "DepthwiseConv2D",
+    "Dropout",
+    "EinsumDense",
+    "Embedding",
+    "GRU",
+    "GaussianNoise",
+    "GroupNormalization",
+    "LayerNormalization",
+    "MaxPooling2D",
+    "MultiHeadAttention",
+    "PReLU",
+    "RandomTranslation",
+    "SeparableConv2D",
+)
 @pytest.mark.parametrize("kind", LAYERS)
 def test_float32_model_has_the_loss_of_its_float64_twin(kind):
     model, x, y = model_and_data(kind)

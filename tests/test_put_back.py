@@ -26,6 +26,7 @@ def stateful(kind, batch_size=4):
     return compiled(model, kormos_opt.LBFGS(batch_size=batch_size))
 
 
+@pytest.mark.slow_cases("GRU", "SimpleRNN")
 @pytest.mark.parametrize("kind", STATEFUL)
 def test_states_of_recurrent_layers(kind, float64):
     """Against a pass over the three batches from zero states, by Keras."""
@@ -83,6 +84,7 @@ def test_random_numbers_with_a_state_stand_still(draw):
     assert objective.evaluate(x0).fun == first
 
 
+@pytest.mark.slow_cases("dropout", "normal", "shuffle")
 @pytest.mark.parametrize("kind", ["uniform", "normal", "dropout", "shuffle"])
 def test_random_numbers_without_a_state_are_never_converged(kind, caplog):
     draws = {

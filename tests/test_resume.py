@@ -11,6 +11,7 @@ from tests.helpers import whole_and_pieces, with_dropout_and_batchnorm
 from tests.problems import compiled, network, regression
 
 
+@pytest.mark.slow_cases("pieces1-*")
 @pytest.mark.parametrize("make", [network, with_dropout_and_batchnorm])
 @pytest.mark.parametrize("pieces", [(5, 10), (1, 2, 3, 10)])
 def test_stop_and_resume_is_never_stopped(make, pieces):

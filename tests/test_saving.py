@@ -37,6 +37,7 @@ def trained(engine, epochs=3):
     return model, x, y
 
 
+@pytest.mark.slow_cases("*-scipy")
 @pytest.mark.parametrize(("how", "engine"), [("export", "light"), ("saved_model", "scipy")])
 def test_saved_model_without_kormos_opt(engine, how, tmp_path):
     model, x, _ = trained(engine)
@@ -51,6 +52,7 @@ def test_saved_model_without_kormos_opt(engine, how, tmp_path):
     np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), model.predict(x, batch_size=len(x), verbose=0))
 
 
+@pytest.mark.slow_cases("light")
 @pytest.mark.parametrize("engine", ["scipy", "light"])
 def test_load_model_gives_back_the_optimizer_with_its_settings(engine, tmp_path):
     model, x, _ = trained(engine)
@@ -61,6 +63,7 @@ def test_load_model_gives_back_the_optimizer_with_its_settings(engine, tmp_path)
     np.testing.assert_array_equal(loaded.predict(x, verbose=0), model.predict(x, verbose=0))
 
 
+@pytest.mark.slow_cases("light")
 @pytest.mark.parametrize("engine", ["scipy", "light"])
 def test_saving_in_the_middle_of_a_fit(engine, tmp_path):
     """From callbacks: whole models, weights, and a SavedModel; the fit goes on as if nothing had happened."""
@@ -81,6 +84,7 @@ def test_saving_in_the_middle_of_a_fit(engine, tmp_path):
     np.testing.assert_array_equal(flat_weights(loaded), flat_weights(alone))
 
 
+@pytest.mark.slow_cases("*-0-*", "pickle-3-scipy")
 @pytest.mark.parametrize(
     ("how", "epochs", "engine"),
     [(how, epochs, "scipy") for how in ("pickle", "deepcopy", "clone_model") for epochs in (0, 3)]
@@ -103,6 +107,7 @@ def test_copies(engine, epochs, how):
     assert type(model.optimizer).from_config(model.optimizer.get_config()).result is None
 
 
+@pytest.mark.slow_cases("scipy")
 @pytest.mark.parametrize("engine", ["scipy", "light"])
 def test_h5_files_load_again(engine, tmp_path):
     """Keras hands the optimizer's variables back as a list."""
@@ -141,6 +146,7 @@ def test_models_of_other_optimizers_are_pickled_as_ever():
     assert b"kormos_opt" not in pickle.dumps(model)
 
 
+@pytest.mark.slow_cases("2-weights", "64-*")
 @pytest.mark.parametrize(("room", "how"), [(64, "keras"), (2, "keras"), (2, "weights")])
 def test_any_number_of_seeds_goes_on_from_a_file(room, how, tmp_path, monkeypatch):
     """Dropout in the graph engine: the masks of a file are those of the fit that wrote it, epoch after epoch."""
@@ -162,6 +168,7 @@ def test_any_number_of_seeds_goes_on_from_a_file(room, how, tmp_path, monkeypatc
 FILES = Path(__file__).parent / "files"
 
 
+@pytest.mark.slow_cases("*-stages3", "chain-*", "slsqp-*")
 @pytest.mark.parametrize(
     ("name", "stages"),
     [

@@ -48,6 +48,7 @@ def test_losses_have_second_derivatives(loss, units, activation, float64):
     check_product(compiled(model, loss=loss), x, y)
 
 
+@pytest.mark.slow_cases("MultiHeadAttention")
 @pytest.mark.parametrize("kind", ["Conv2D", "Embedding", "MultiHeadAttention"])
 def test_a_block_of_vectors_is_multiplied_as_one_by_one(kind, float64):
     model, x, y = model_and_data(kind)
@@ -60,6 +61,7 @@ def test_a_block_of_vectors_is_multiplied_as_one_by_one(kind, float64):
     np.testing.assert_allclose(objective.hvps(x0, vectors), one_by_one, rtol=1e-12, atol=1e-14)
 
 
+@pytest.mark.slow_cases("regularizers")
 @pytest.mark.parametrize("kind", ["Dense", "BatchNormalization", "regularizers"])
 def test_the_hessian_is_symmetric(kind, float64):
     model, x, y = model_and_data(kind)
@@ -68,6 +70,7 @@ def test_the_hessian_is_symmetric(kind, float64):
     np.testing.assert_allclose(hessian, hessian.T, atol=1e-12)
 
 
+@pytest.mark.slow_cases("*-60")
 @pytest.mark.parametrize("batch_size", [7, 60])
 @pytest.mark.parametrize("cache", [True, False])
 def test_chunks_and_streams_leave_a_product_alone(batch_size, cache, float64):

@@ -26,6 +26,7 @@ def ridge(X, y, penalty=1.0, optimizer="l-bfgs-b"):  # noqa: N803  scikit-learn'
     return model
 
 
+@pytest.mark.slow_cases("<lambda>1", "<lambda>2")
 @pytest.mark.parametrize(
     "optimizer",
     [
@@ -60,6 +61,7 @@ def test_a_compiled_model_is_cloned():
     np.testing.assert_allclose(copy.model_.get_weights()[0].ravel(), Ridge(1.0).fit(X, Y.ravel()).coef_, rtol=1e-2)
 
 
+@pytest.mark.slow  # shown by test_saving.py, test_a_pickled_model_carries_the_import too
 def test_grid_search_in_two_processes():
     search = GridSearchCV(
         keras.wrappers.SKLearnRegressor(ridge, model_kwargs={"penalty": 1.0}),

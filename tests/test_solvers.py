@@ -50,6 +50,7 @@ def derivatives(name, fun, hessian):
     return {"fun": fun, "jac": True, **second.get(kind, {})}
 
 
+@pytest.mark.slow_cases("rosenbrock-COBYLA", "rosenbrock-COBYQA")
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("problem", PROBLEMS)
 def test_is_scipy(problem, name):

@@ -61,6 +61,9 @@ def assert_same(alone, distributed, rtol=1e-10):
         np.testing.assert_allclose(columns[name], history[name], rtol=tolerance, err_msg=name)
 
 
+@pytest.mark.slow_cases(
+    "*-cg", "*-exact", "*-light", "*-mead", "*-newton", "*-ss-*", "one device-*", "one replica-*", "two replicas-*"
+)
 @pytest.mark.parametrize(
     ("strategy", "optimizer"),
     [("three replicas", optimizer) for optimizer in OPTIMIZERS]
@@ -126,6 +129,15 @@ def penalized():
     return network(kernel_regularizer=keras.regularizers.L2(0.1), bias_regularizer=keras.regularizers.L2(0.01))
 
 
+@pytest.mark.slow_cases(
+    "cut_short-*",
+    "data_set-*",
+    "distributed-*",
+    "fewer_rows_than_replicas-streaming",
+    "in_pieces-chunked",
+    "validated-*",
+    "weighted-*",
+)
 @pytest.mark.parametrize(
     ("fit", "optimizer"),
     [
@@ -146,6 +158,7 @@ def test_all_data_counts_once(fit, optimizer, float64):
     assert_same(*both(mirrored(2), optimizer=optimizer, fit=fit, **metrics))
 
 
+@pytest.mark.slow_cases("*-chunked", "mean_with_sample_weight-*", "sum_over_batch_size-*")
 @pytest.mark.parametrize("optimizer", [chunked, streaming])
 @pytest.mark.parametrize("loss", ["sum", "sum_over_batch_size", "mean_with_sample_weight"])
 def test_penalties_count_once_whatever_the_reduction(loss, optimizer, float64):
@@ -157,6 +170,7 @@ def masked():
     return keras.Sequential([keras.Input((3, 4)), keras.layers.Masking(), keras.layers.Dense(1)])
 
 
+@pytest.mark.slow_cases("<lambda>", "streaming")
 @pytest.mark.parametrize("optimizer", [chunked, streaming, lambda: kormos_opt.NewtonCG(batch_size=7)])
 def test_masks_weigh_with_their_valid_entries(optimizer, float64):
     rng = np.random.default_rng(0)
@@ -167,6 +181,7 @@ def test_masks_weigh_with_their_valid_entries(optimizer, float64):
     assert_same(*outcomes, rtol=1e-10 if masks_are_float64 else 1e-6)
 
 
+@pytest.mark.slow_cases("*-LBFGS", "ragged-*")
 @pytest.mark.parametrize("optimizer", [kormos_opt.LBFGS, streaming])
 @pytest.mark.parametrize("data", ["sparse", "ragged"])
 def test_data_that_cannot_be_joined(data, optimizer, float64):
@@ -194,6 +209,7 @@ def _mean(x):
     return tf.reduce_mean(x, axis=1)
 
 
+@pytest.mark.slow_cases("value")
 @pytest.mark.parametrize("name", ["gradient", "value", "hvp"])
 def test_one_sum_over_replicas_an_evaluation(name):
     """However many chunks, metrics and averages there are, the graph adds up one vector. On CPUs that is an AddN."""
@@ -206,6 +222,7 @@ def test_one_sum_over_replicas_an_evaluation(name):
     assert not any("Collective" in operation for operation in counts)
 
 
+@pytest.mark.slow_cases("streaming")
 @pytest.mark.parametrize("optimizer", [kormos_opt.LBFGS, streaming])
 def test_stop_and_resume_is_never_stopped(optimizer):
     x, y = regression()
@@ -220,6 +237,7 @@ def test_stop_and_resume_is_never_stopped(optimizer):
     np.testing.assert_array_equal(weights[0], weights[1])
 
 
+@pytest.mark.slow_cases("how0")
 @pytest.mark.parametrize("how", [{"run_eagerly": True}, {"jit_compile": True}])
 def test_eager_and_compiled_models(how, float64):
     assert_same(*both(mirrored(2), optimizer=chunked, epochs=3, **how))

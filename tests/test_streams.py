@@ -79,6 +79,7 @@ def assert_same_fit(one, other):
         np.testing.assert_allclose(rows[name], history[name], rtol=1e-9, err_msg=name)
 
 
+@pytest.mark.slow_cases("*-TFRecord", "*-data set", "*-generator data set", "False-CSV", "auto-PyDataset with threads")
 @pytest.mark.parametrize("source", SOURCES)
 @pytest.mark.parametrize("cache", [False, "auto"])
 def test_streams_have_the_iterates_of_data_in_memory(source, cache, tmp_path, monkeypatch, caplog, float64):
@@ -157,6 +158,7 @@ def test_an_error_between_two_batches_keeps_the_last_iterate(at, float64):
     assert len(model.fit(batches(), epochs=2, verbose=0).history["loss"]) == 2
 
 
+@pytest.mark.slow  # shown by test_chain.py, test_streams too
 @pytest.mark.parametrize("methods", [["l-bfgs-b", "bfgs"], ["nelder-mead", "l-bfgs-b"], ["l-bfgs-b", "newton-cg"]])
 def test_chains_go_on_from_stage_to_stage(methods, float64):
     def frozen(model):
@@ -213,6 +215,7 @@ def other_labels(number, x, y):
     return (x, y) if number < 6 else (x, np.roll(y, 1))
 
 
+@pytest.mark.slow_cases("other_labels-*", "other_values-*")
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -247,6 +250,7 @@ class Shuffled(Slices):
         return X[rows], Y[rows]
 
 
+@pytest.mark.slow_cases("<lambda>0", "<lambda>1", "<lambda>2")
 @pytest.mark.parametrize(
     "data",
     [

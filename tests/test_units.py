@@ -102,6 +102,9 @@ def test_a_linear_constraint_in_units():
 SETTINGS = [None, "auto", "inputs", "jac", 2.0, [1.0, 1e-3, 1e3, 1.0, 1.0]]
 
 
+@pytest.mark.slow_cases(
+    "2.0-*", "None-*", "[[]1.0, 0.001, 1000.0, 1.0, 1.0]-scipy", "auto-*", "inputs-graph", "jac-scipy"
+)
 @pytest.mark.parametrize("engine", ["scipy", "graph"])
 @pytest.mark.parametrize("setting", SETTINGS, ids=str)
 def test_all_ways_to_say_it_lead_to_the_optimum(setting, engine):
@@ -223,6 +226,7 @@ def test_the_gradient_in_the_history_is_that_of_the_users_weights():
     np.testing.assert_allclose(history["grad"][-1], expected, rtol=1e-6)
 
 
+@pytest.mark.slow_cases("BFGS", "CG", "SS-*", "trust-*")
 @pytest.mark.parametrize(
     "method", ["CG", "BFGS", "TNC", "SLSQP", "trust-ncg", "SS-Broyden", "Newton-CG", "trust-constr"]
 )
