@@ -14,8 +14,8 @@ import pytest
 import tensorflow as tf
 
 import kormos_opt  # noqa: F401  installs the hook
-from tests.light_solver import register_light_solver
-from tests.slow import is_slow
+from tests.support.light_solver import register_light_solver
+from tests.support.slow import is_slow
 
 _CPU = tf.config.list_physical_devices("CPU")[0]
 register_light_solver()
@@ -74,7 +74,7 @@ def float64():
 def pytest_addoption(parser):
     parser.addoption("--thorough", action="store_true", help="the cases that are marked as slow too")
     parser.addoption("--perturb", type=int, help="a seed: initial weights move in their last digits, as on another CPU")
-    parser.addoption("--random-cases", type=int, default=2, help="cases of tests/test_random_models.py")
+    parser.addoption("--random-cases", type=int, default=2, help="cases of tests/fit/test_random_models.py")
 
 
 def pytest_collection_modifyitems(config, items):

@@ -6,7 +6,7 @@ from kormos_opt.solvers import scipy_lbfgsb, scipy_minimize, scipy_options
 from kormos_opt.solvers.registry import Method, register
 
 METHODS: dict[str, Method] = {}
-"""The rows of scipy, by their names in lower case. `tests/test_memory.py` measures their matrices."""
+"""The rows of scipy, by their names in lower case. `tests/unit/test_memory.py` measures their matrices."""
 
 
 def _row(name, derivatives, reference, limits=("maxiter",), tolerances=("gtol",), start=None, **others):

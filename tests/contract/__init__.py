@@ -1,0 +1,1 @@
+"""What Keras, TensorFlow, scipy and TFP have to go on doing."""

@@ -1,0 +1,1 @@
+"""Pages, examples, messages, names, types, the wheel."""

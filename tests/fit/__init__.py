@@ -1,0 +1,1 @@
+"""Through `Model.fit`: what a user sees."""

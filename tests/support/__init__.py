@@ -1,0 +1,1 @@
+"""What tests share: models and data, doubles made of numpy, messages, marks."""
