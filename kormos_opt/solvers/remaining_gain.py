@@ -11,6 +11,10 @@ curvature, ever shorter steps down the gradient are tried.
 The conjugate gradients are preconditioned with a diagonal that makes the rows of H alike, from a few products with
 random signs (after Bradley and Murray, Matrix-free approximate equilibration, 2011). Without it ten steps see next to
 nothing where the weights are of unlike units.
+
+Under constraints the steps stay where the equalities do not change, to first order. A constraint that ends such a step
+is kept equal too, and the next step is looked for (an active-set method: Nocedal and Wright, section 16.5). What counts
+is then the Lagrange function, so that a step along a curved constraint is judged by its tangent.
 """
 
 from collections.abc import Generator
@@ -20,6 +24,7 @@ import numpy as np
 from scipy.optimize import Bounds, OptimizeResult
 
 from kormos_opt.solvers.base import EvaluateValue, EvaluateWithGradient, HessianProduct, Request
+from kormos_opt.solvers.linearized import ActiveSet, Linearized
 
 _PROBES = 5
 _STEPS = 10  # of conjugate gradients
@@ -29,16 +34,21 @@ _COMPLETE = 1e-4  # of the gain, in one step: the others would add no more
 _LENGTHS = 1.0, 0.25, 0.0625
 _KEPT = 0.1  # of the predicted gain: enough to believe the step
 _SHORTER = 0.25 ** np.arange(16)  # of a step down the gradient
+_ROUNDS = 6  # of constraints that are kept equal
+_NEAR = 1e-6  # of the largest weight: at a bound
 PRODUCTS = _PROBES + _STEPS
-"""Hessian products at most."""
+"""Hessian products at most, for each set of constraints that is looked at."""
 
 
-def remaining_gain(x: np.ndarray, bounds: Bounds | None = None) -> Generator[Request, Any, Any]:
+def remaining_gain(
+    x: np.ndarray, bounds: Bounds | None = None, constraints: Linearized | None = None
+) -> Generator[Request, Any, Any]:
     """Looks for a better point near `x`, which may be the end of a run.
 
     Args:
         x: The point, float64 of shape `(n,)`, between the bounds.
         bounds: Weights at a bound that the gradient pushes against stay there. Defaults to `None`.
+        constraints: At `x`, the bounds among them. Defaults to `None`: there are none beside the bounds.
 
     Yields:
         Requests, to be answered in double precision.
@@ -58,40 +68,64 @@ def remaining_gain(x: np.ndarray, bounds: Bounds | None = None) -> Generator[Req
     100000001
     """
     fun, jac = yield EvaluateWithGradient(x)
-    is_free = np.ones(x.size, bool)
-    if bounds is not None:
-        is_free = ~(((x <= bounds.lb) & (jac > 0)) | ((x >= bounds.ub) & (jac < 0)))
+    lower, upper = (-np.inf, np.inf) if bounds is None else (bounds.lb, bounds.ub)
+    near = 0.0 if constraints is None else _NEAR * np.abs(x).max()
+    is_low, is_high = x <= lower + near, x >= upper - near
+    slope = jac
+    if constraints is not None and np.isfinite(jac).all():
+        slope = constraints.reduced(jac, ~(is_low | is_high))
+    is_free = ~((is_low & (slope > 0)) | (is_high & (slope < 0)))
     best, products, has_curvature = OptimizeResult(x=x, fun=fun, gain=0.0), 0, True
     gradient = np.where(is_free, jac, 0.0)
     if np.isfinite(fun) and np.isfinite(jac).all() and gradient.any():
         diagonal, has_curvature = yield from _diagonal(x, is_free)
-        step, predicted, products = yield from _newton_step(x, gradient, is_free, diagonal)
-        best = (yield from _lower(x, fun, step, _LENGTHS, _KEPT * predicted, bounds)) if predicted > 0 else best
-        if not best.gain:
-            down = -gradient / diagonal
-            best = yield from _lower(x, fun, down, _SHORTER, -_ARMIJO * (gradient @ down), bounds)
+        kept, products = ActiveSet(constraints, gradient, is_free, np.sqrt(diagonal)), _PROBES
+        for _ in range(_ROUNDS):
+            found, count, ends = yield from _along_tangent(
+                x, fun, gradient, is_free, bounds if constraints is None else None, kept
+            )
+            products += count
+            best = found if found.gain > best.gain else best
+            if ends is None:
+                break
+            kept.add(ends)
     best.update(nhev=products, is_blind=not (has_curvature or best.gain))
     return best
 
 
-def _lower(x, fun, step, lengths, expected, bounds):
+def _along_tangent(x, fun, gradient, is_free, bounds, kept):
+    """The best point along two steps, how many products they took, and the constraint that ends both, if there is."""
+    best, ends = OptimizeResult(x=x, fun=fun, gain=0.0), None
+    step, predicted, count = yield from _newton_step(x, gradient, is_free, kept)
+    if predicted > 0:
+        limit, ends = kept.longest(step)
+        best = yield from _lower(x, fun, step, limit * np.array(_LENGTHS), _KEPT * predicted, bounds, kept)
+    if not best.gain:
+        down = -kept.tangent(gradient / kept.root) / kept.root
+        limit, ends_here = kept.longest(down)
+        ends = ends_here if ends is None else ends
+        best = yield from _lower(x, fun, down, limit * _SHORTER, -_ARMIJO * (gradient @ down), bounds, kept)
+    return best, count, ends
+
+
+def _lower(x, fun, step, lengths, expected, bounds, kept):
     """The first point along a step that lowers f by as much as is expected of it, else `x` with a gain of 0."""
-    for length in lengths:
+    for length in lengths if lengths[0] > 0 else ():
         point = x + length * step
         point = point if bounds is None else np.clip(point, bounds.lb, bounds.ub)
-        value = yield EvaluateValue(point)
+        value = kept.lagrange((yield EvaluateValue(point)), point)
         if value < fun - length * expected:
             return OptimizeResult(x=point, fun=value, gain=fun - value)
     return OptimizeResult(x=x, fun=fun, gain=0.0)
 
 
-def _newton_step(x, gradient, is_free, diagonal):
+def _newton_step(x, gradient, is_free, kept):
     """The step, the gain that the quadratic model predicts, and how many products it took."""
-    step, residual = np.zeros_like(x), -gradient
-    direction = scaled = residual / diagonal
-    size, gain, count = residual @ scaled, 0.0, 0
-    for _ in range(_STEPS):
-        product = np.where(is_free, (yield HessianProduct(x, direction)), 0.0)
+    root = kept.root
+    step, residual = np.zeros_like(x), kept.tangent(-gradient / root)  # in scaled variables
+    direction, size, gain, count = residual, residual @ residual, 0.0, 0
+    for _ in range(_STEPS if size > 0 else 0):
+        product = kept.tangent(np.where(is_free, (yield HessianProduct(x, direction / root)), 0.0) / root)
         count += 1
         curvature = direction @ product
         if not (np.isfinite(curvature) and curvature > 0):
@@ -101,12 +135,11 @@ def _newton_step(x, gradient, is_free, diagonal):
         gain += length * size / 2
         if length * size / 2 <= _COMPLETE * gain:
             break
-        scaled = residual / diagonal
-        size, before = residual @ scaled, size
+        size, before = residual @ residual, size
         if not size > 0:
             break
-        direction = scaled + size / before * direction
-    return step, gain, _PROBES + count
+        direction = residual + size / before * direction
+    return step / root, gain, count
 
 
 def _diagonal(x, is_free):

@@ -282,11 +282,12 @@ class Fit:
         """
         run, stage, dtype = self._progress.run, self._progress.stage, self._objective.objective.dtype
         may_escalate = self._optimizer.precision == "auto" and dtype != "float64"
-        if not needs_certificate(stage, run, self._objective, may_escalate or self._optimizer.polish):
+        polish = self._optimizer.polish and not stage.constraints  # which such a step keeps to first order only
+        if not needs_certificate(stage, run, self._objective, may_escalate or polish):
             return 0
         limits = stage.limits(self._objective.parameters)
         found, moved = self._left_to_gain(run, limits), 0
-        while self._optimizer.polish and not (may_escalate or found.is_little) and moved < POLISHING:
+        while polish and not (may_escalate or found.is_little) and moved < POLISHING:
             run.accept(self._objective.evaluate(found.x))
             moved += 1
             found = self._left_to_gain(run, limits)

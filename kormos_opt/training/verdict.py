@@ -15,8 +15,10 @@ from scipy.optimize import Bounds, OptimizeResult
 from kormos_opt.objective.bound_objective import BoundObjective
 from kormos_opt.objective.build import variant_of
 from kormos_opt.solvers.base import EvaluateWithGradient, HessianProduct, run_to_end
+from kormos_opt.solvers.linearized import Linearized
 from kormos_opt.solvers.remaining_gain import remaining_gain
 from kormos_opt.solvers.termination import TerminationReason, rests_on_gradient
+from kormos_opt.stages.constraints import resolve
 from kormos_opt.stages.stage import Stage
 from kormos_opt.training.runs.run import Run
 
@@ -50,10 +52,9 @@ _REFUSALS = ValueError, TypeError, LookupError, NotImplementedError, tf.errors.O
 def needs_certificate(stage: Stage, run: Run, objective: BoundObjective, may_go_on: bool) -> bool:
     """Whether what is left has to be asked.
 
-    Not under constraints, where the gradient is not zero at the optimum; nor where the user gave a tolerance for the
-    gradient, or one for the loss that is larger than that of the method; nor where the steps so far have seen
-    curvatures that are alike, and the gradient is small for the smallest of them: f falls by `|jac|^2 / (2 curvature)`
-    at most.
+    Not where the user gave a tolerance for the gradient, or one for the loss that is larger than that of the method;
+    nor, without constraints, where the steps so far have seen curvatures that are alike, and the gradient is small for
+    the smallest of them: f falls by `|jac|^2 / (2 curvature)` at most.
 
     Args:
         stage: The stage.
@@ -62,7 +63,7 @@ def needs_certificate(stage: Stage, run: Run, objective: BoundObjective, may_go_
         may_go_on: Whether the fit can go on by other means. Then it asks after ends without success too.
     """
     ending, accepted = run.result.get("ending"), run.accepted
-    if stage.constraints or stage.method.derivatives == "jacobian":
+    if stage.method.derivatives == "jacobian":
         return False
     if may_go_on and ending in _STUCK:
         return True
@@ -72,6 +73,8 @@ def needs_certificate(stage: Stage, run: Run, objective: BoundObjective, may_go_
         return False
     if stage.has_loose_tolerances and ending is TerminationReason.SMALL_REDUCTION:
         return False
+    if stage.constraints:
+        return True
     smallest, largest, count = run.curvatures.values
     if accepted.jac is None or count < _ENOUGH_STEPS or largest > _ALIKE * smallest:
         return True
@@ -101,17 +104,18 @@ def left_to_gain(objective: BoundObjective, run: Run, bounds: Bounds | None, sta
         Its result, with `nfev`, the evaluations, `is_little`, and `is_flat`: whether the model is no better than a
         constant, with no better point in sight.
     """
-    x = run.accepted.x
+    x, constraints = run.accepted.x, resolve(stage.constraints, objective.parameters, stage.method)
     has_derivatives = stage.method.derivatives != "none"
     if objective.objective.dtype != "float64":
         x = objective.parameters.round(x)
+    linearized = Linearized(constraints, x, bounds) if constraints else None
     try:
         in_float64 = variant_of(objective, float64=True, curvature="exact", copies=False, checks=False)
         oracle = _CountingOracle(in_float64, has_derivatives)
-        found = run_to_end(remaining_gain(x, bounds), oracle)
+        found = run_to_end(remaining_gain(x, bounds, linearized), oracle)
     except _REFUSALS:
         oracle = _CountingOracle(objective, has_derivatives)
-        found = run_to_end(remaining_gain(x, bounds), oracle)
+        found = run_to_end(remaining_gain(x, bounds, linearized), oracle)
     little = (_LITTLE_WHERE_LOOSE if stage.has_loose_tolerances else LITTLE) * abs(found.fun + found.gain)
     null = _null_loss(objective)
     little = max(little, _LITTLE_OF_NULL * null)

@@ -3,12 +3,15 @@
 import keras
 import numpy as np
 import pytest
+import scipy.optimize
 import sklearn.datasets
 import statsmodels.api as sm
 import tensorflow as tf
+from scipy.optimize import Bounds, LinearConstraint, NonlinearConstraint
 
 import kormos_opt
 from kormos_opt.optimizers import ScipyBatchOptimizer
+from kormos_opt.solvers.linearized import Linearized
 from kormos_opt.solvers.remaining_gain import PRODUCTS, remaining_gain
 from kormos_opt.solvers.termination import TerminationReason
 from kormos_opt.solvers.testing import drive
@@ -290,3 +293,67 @@ def test_methods_without_derivatives_are_asked_too(method):
     x, y = raw("scotland")
     result = fitted(x, y, ScipyBatchOptimizer(method=method, x_scale=None), epochs=400)
     assert not result.success or excess(x, y, result) < 1e-3
+
+
+X3 = np.random.default_rng(0).normal(size=(200, 3))
+Y3 = X3 @ [0.5, 0.3, 0.2] + 0.1 * np.random.default_rng(1).normal(size=200)
+SUMS = {
+    "at least one": NonlinearConstraint(np.sum, 1.0, np.inf),
+    "one": LinearConstraint(np.ones((1, 3)), 1.0, 1.0),
+    "in a ball": {"type": "ineq", "fun": lambda x: 0.25 - x @ x},
+}
+
+
+def in_units(constraint, unit):
+    """The same for weights that are `unit` times as large."""
+    if isinstance(constraint, dict):
+        return {**constraint, "fun": lambda x: constraint["fun"](x / unit)}
+    if isinstance(constraint, LinearConstraint):
+        return LinearConstraint(constraint.A / unit, constraint.lb, constraint.ub)
+    return NonlinearConstraint(lambda x: constraint.fun(x / unit), constraint.lb, constraint.ub)
+
+
+def mean_square(x):
+    residual = X3 @ x - Y3
+    return float(residual @ residual) / len(Y3), 2 * X3.T @ residual / len(Y3)
+
+
+def best_under(constraint, bounds=None):
+    start = np.full(3, 0.25)
+    return scipy.optimize.minimize(mean_square, start, jac=True, bounds=bounds, constraints=constraint, tol=1e-14)
+
+
+@pytest.mark.filterwarnings("ignore:delta_grad == 0.0")  # of trust-constr, for a constraint that is linear
+@pytest.mark.slow_cases("1.0-*", "*-COBYQA-*", "10000.0-trust-constr-*")
+@pytest.mark.parametrize("constraint", SUMS)
+@pytest.mark.parametrize("method", ["SLSQP", "COBYLA", "COBYQA", "trust-constr"])
+@pytest.mark.parametrize("unit", [1e-4, 1.0, 1e4])
+def test_under_constraints_nothing_false_is_said(unit, method, constraint):
+    """The tolerances of these methods are for losses of size 1."""
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1, use_bias=False)])
+    compiled(model, ScipyBatchOptimizer(method=method, constraints=in_units(SUMS[constraint], unit)))
+    model.set_weights([np.full((3, 1), 0.25 * unit)])
+    model.fit(X3.astype("float32"), (unit * Y3[:, None]).astype("float32"), epochs=300, verbose=0)
+    result = model.optimizer.result
+    excess = result.fun / unit**2 - best_under(SUMS[constraint]).fun
+    assert not result.success or excess < 1e-3 * Y3.var()
+    if "can be gained" in result.message:
+        assert excess > 1e-6
+
+
+@pytest.mark.parametrize("constraint", SUMS)
+@pytest.mark.parametrize("bounds", [None, Bounds(np.zeros(3), np.array([0.4, np.inf, np.inf]))])
+def test_the_certificate_under_constraints(constraint, bounds):
+    """Nothing is left at the optimum; far from it, on the border of what is allowed, something is."""
+    hessian = 2 * X3.T @ X3 / len(Y3)
+
+    def gain(x):
+        solver = remaining_gain(x, bounds, Linearized([SUMS[constraint]], x, bounds))
+        found = drive(solver, mean_square, lambda x: hessian).result
+        assert found.nhev <= 6 * PRODUCTS
+        return found.gain
+
+    best = best_under(SUMS[constraint], bounds)
+    assert gain(best.x) <= LITTLE * best.fun
+    elsewhere = np.array([0.3, 0.1, 0.6]) if constraint != "in a ball" else np.array([0.0, 0.3, 0.4])
+    assert gain(elsewhere) > 0.1 * (mean_square(elsewhere)[0] - best.fun)

@@ -123,14 +123,6 @@ def test_equal_warnings_are_said_once(caplog):
     assert len(caplog.messages) == len(set(caplog.messages)) == 1
 
 
-def test_a_float64_fit_is_not_told_to_use_it():
-    """At the end of an impossible tolerance."""
-    model = compiled(linear(), kormos_opt.LBFGS(precision="float64", tol=0.0))
-    model.fit(X, Y, epochs=200, verbose=0)
-    assert not model.optimizer.result.success
-    assert "float64" not in model.optimizer.result.message
-
-
 def test_the_result_of_a_stage_of_adam():
     chain = kormos_opt.Chain([keras.optimizers.Adam(name="adam"), kormos_opt.LBFGS()], epochs=[3, None])
     model = compiled(network(), chain)

@@ -118,6 +118,15 @@ def test_an_epoch_is_an_iterate_with_its_logs():
     assert int(made.optimizer.iterations) == 2
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_only_where_f_is_in_float32_double_precision_is_recommended(dtype):
+    made = Fitted(stage(Script(([3.0],), ending=TerminationReason.NO_BETTER_POINT)))
+    made.objective.objective.dtype = dtype
+    made.fit.epoch(2)
+    assert made.optimizer.result.ending is TerminationReason.NO_BETTER_POINT
+    assert ('precision="float64"' in made.optimizer.result.message) == (dtype == "float32")
+
+
 def test_several_iterations_an_epoch():
     made = Fitted(stage(Script(*STEPS)))
     assert made.fit.epoch(3)["loss"] == 0.5
