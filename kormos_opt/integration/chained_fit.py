@@ -44,9 +44,9 @@ def fit(stock: Callable, model: keras.Model, arguments: dict) -> keras.callbacks
     try:
         goes_on = True
         while goes_on:
-            before = callbacks.epoch, chain.state().stage
+            before = callbacks.epoch, chain.standing().stage
             _fit_stage(stock, model, {**arguments, "initial_epoch": callbacks.epoch}, callbacks)
-            has_moved = before != (callbacks.epoch, chain.state().stage)
+            has_moved = before != (callbacks.epoch, chain.standing().stage)
             goes_on = has_moved and not callbacks.is_over
     finally:
         model._initial_epoch = usual
@@ -56,7 +56,7 @@ def fit(stock: Callable, model: keras.Model, arguments: dict) -> keras.callbacks
 
 def _fit_stage(stock, model, arguments, callbacks):
     chain = model.optimizer
-    stage = chain.state().stage
+    stage = chain.standing().stage
     model.train_function = chain.train_functions().get(stage)
     model._initial_epoch = callbacks.epoch or None  # a fit that takes its first epoch from a file leaves it here
     callbacks.begin_stage()
@@ -68,7 +68,7 @@ def _fit_stage(stock, model, arguments, callbacks):
     finally:
         chain.train_functions()[stage] = model.train_function
     chain.advance()
-    model.train_function = chain.train_functions().get(chain.state().stage)
+    model.train_function = chain.train_functions().get(chain.standing().stage)
 
 
 def _run_stage(stock, model, arguments, callbacks, stage):
@@ -144,7 +144,7 @@ class _OneFit(keras.callbacks.CallbackList):
     def is_over(self) -> bool:
         """Whether there are no more epochs, a callback has stopped the fit, or the last stage has ended."""
         is_last = self.epoch >= self.params["epochs"]
-        return is_last or self._is_stopped or self.model.optimizer.state().is_over
+        return is_last or self._is_stopped or self.model.optimizer.standing().is_over
 
     def begin_stage(self) -> None:
         """A stage begins or goes on: of a solver, without the callbacks that set the learning rate."""
@@ -162,11 +162,11 @@ class _OneFit(keras.callbacks.CallbackList):
             return
         self._has_begun = True
         chain, model = self.model.optimizer, self.model
-        before = chain.state().stage
+        before = chain.standing().stage
         self.callbacks, taking_part = self._all, self.callbacks
         super().on_train_begin(logs)
         self.callbacks = taking_part
-        if chain.state().stage != before or chain.state().is_over:  # a callback has loaded a file
+        if chain.standing().stage != before or chain.standing().is_over:  # a callback has loaded a file
             self.epoch = model._initial_epoch or self.epoch
             model._initial_epoch = self.params["epochs"]
 

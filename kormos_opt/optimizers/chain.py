@@ -141,7 +141,7 @@ class Chain(OwnedByOneModel, keras.optimizers.Optimizer):
         """The optimizer that is at work, or will be next."""
         return self.chained[self._untracked.state.stage]
 
-    def state(self) -> ChainState:
+    def standing(self) -> ChainState:
         """Where the chain stands."""
         return self._untracked.state
 
