@@ -33,3 +33,8 @@ def test_every_entry_is_of_a_message():
     unknown = [entry for entry in entries() if not any(matches(entry, message) for message in MESSAGES)]
     assert not unknown
     assert len(entries()) > 100
+
+
+def test_no_entry_is_of_everything():
+    counts = {entry: sum(matches(entry, message) for message in MESSAGES) for entry in entries()}
+    assert {entry: count for entry, count in counts.items() if count > 4} == {}
