@@ -111,7 +111,7 @@ def main() -> None:
     signal.signal(signal.SIGALRM, stop)
     methods = [arguments.method] if arguments.method else [each.method for each in kormos_opt.optimizers.METHODS]
     text = [
-        "# Every method on five problems\n",
+        "# Every method of scipy on five problems\n",
         f"    python -m benchmarks.methods --data FOLDER --seconds {arguments.seconds} --output docs/methods.md\n",
         "The loss of the last iterate, the iterations and evaluations up to there, and the seconds of one whole fit,",
         "tracing included, on two CPU cores. A run ends as `converged` or `stopped` when the method ends, by `time`,",

@@ -4,6 +4,8 @@
     optimizers      what a user compiles with
     callbacks       new training data in the middle of a fit
     plotting        pictures of histories
+    until           conditions for the end of a stage of a chain
+    models          kormos's models
     inference       standard errors, intervals and tests of a fitted model
     training        one fit: an epoch of the stock loop is an iteration of a solver
     stages          what a fit is told to do: method, options, bounds, constraints
@@ -11,7 +13,7 @@
     graph_solvers   what asks from inside the graph
     objective       what answers: f(x) and its gradient over the full batch, from the model's own train step
     data            all rows of a fit
-    keras_internals every private name of Keras and TensorFlow
+    keras_internals what Keras and TensorFlow do not export
 
 Example:
 

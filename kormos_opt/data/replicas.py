@@ -153,7 +153,7 @@ _LOST_ERRORS = tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.Can
 _LOST = (
     "Expected every worker to take part in an evaluation. Received: no answer from one of them, as worker {} sees it. "
     "Its own log says why it stopped. Start all workers again: with keras.callbacks.BackupAndRestore, and a weights "
-    'file for the same model, they go on from the last epoch. LBFGS(engine="tfp") keeps its state there too.'
+    "file for the same model, they go on from the last epoch, L-BFGS and SSBroyden with their state."
 )
 _FAILED = (
     "Expected every worker to get through its data. Received: an error on another worker, whose log names it. "

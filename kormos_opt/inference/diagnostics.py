@@ -1,4 +1,4 @@
-"""What speaks against the figures of a summary, in words."""
+"""Why figures of a summary may be wrong, in words."""
 
 from __future__ import annotations
 

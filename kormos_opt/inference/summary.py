@@ -42,7 +42,7 @@ class Summary:
         deviance: Of all rows. The sum of squares for a Gaussian.
         r_squared: For a Gaussian, else `None`.
         condition_number: Of the weighted Jacobian.
-        notes: What speaks against the figures, in words.
+        notes: Why figures may be wrong, in words.
     """
 
     names: tuple[str, ...]

@@ -17,8 +17,8 @@ def install() -> None:
     """Lets `keras.Model` ask our optimizers. Idempotent.
 
     Raises:
-        ImportError: For a version of Keras that was not tested. A development version is let through, if its methods
-            take the arguments that we know.
+        ImportError: For a version of Keras that is too old, or whose methods take other arguments than those that are
+            known. A later version with the known arguments is let through with a warning.
     """
     keras.saving.get_custom_objects().update(optimizers.NAMES)
     owner = trainer.METHODS_OF_FIT

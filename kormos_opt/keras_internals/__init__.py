@@ -1,4 +1,4 @@
-"""Every private name of Keras and TensorFlow that we use, and nothing else of ours.
+"""Whatever we import that Keras and TensorFlow do not export, and nothing else of ours.
 
 Each is pinned by a test of `tests/contract/test_keras_contract.py`: a new version of Keras breaks a test with a name.
 """

@@ -69,7 +69,7 @@ class Objective:
         parameters: The weights as a vector.
         state: What a pass moves in the model.
         captured: What f depends on beside the weights.
-        rows_done: A counter of the rows that passes have gone through, for a sign of life from within a pass.
+        rows_done: A counter of the rows that passes have gone through, for the progress bar within a pass.
         may_vectorize: Whether `tf.vectorized_map` can run the train step.
         traces: What others have traced over it, by keys of theirs. It lives as long as the objective.
     """

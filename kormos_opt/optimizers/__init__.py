@@ -1,4 +1,4 @@
-"""The optimizers to compile with, by name. Settings only: no tensor, no thread."""
+"""The optimizers to compile with, by name: settings, and what files carry. No pass over data, no thread."""
 
 import keras
 

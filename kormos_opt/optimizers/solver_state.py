@@ -101,18 +101,18 @@ class SavesSolverState(keras.optimizers.Optimizer):
     def save_own_variables(self, store):
         """As Keras does, and the arrays of a run that is suspended."""
         run = self._solver_state.run()
-        memory = None if run is None else run.state()
+        state = None if run is None else run.state()
         variables = self._solver_state.variables
         own = [] if variables is None else [each for each in variables.all if self._index_of(each) is not None]
         size = sum(int(np.prod(each.shape)) * np.dtype(each.dtype).itemsize for each in own)
-        size += 0 if memory is None else memory.size
+        size += 0 if state is None else state.size
         left_out = size > 0 and not self._saves(size)
         skipped = {self._index_of(each) for each in own} if left_out else ()
         for i, variable in enumerate(self._variables):
             if i not in skipped:
                 store[str(i)] = np.asarray(variable)
-        if memory is not None and not left_out:
-            for name, array in memory.to_arrays().items():
+        if state is not None and not left_out:
+            for name, array in state.to_arrays().items():
                 store[_PREFIX + name] = array
         drawn = self.drawn_data
         for i, array in enumerate(drawn.arrays):

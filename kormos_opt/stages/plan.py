@@ -17,7 +17,7 @@ _PretrainFn = Callable[[keras.Model], Any]
 
 
 class StageArguments(TypedDict, total=False):
-    """The arguments of a stage, as `ScipyBatchOptimizer` explains them. The list stands here alone."""
+    """The arguments of a stage, as `ScipyBatchOptimizer` explains them. Checks and defaults of all of them are here."""
 
     method: str | Sequence[str] | None
     epochs: int | Sequence[int] | None

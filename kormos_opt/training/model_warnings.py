@@ -28,7 +28,7 @@ def collect(model: keras.Model, iterations: int, captured) -> dict[str, str | No
     Args:
         model: The model.
         iterations: Those of the fit, and those before, 0 where nobody knows.
-        captured: What f depends on beside the weights, an `CapturedVariables`.
+        captured: What f depends on beside the weights, a `CapturedVariables`.
     """
     layers_that_draw = {"dropout": on_dropout(model), "augmentation": on_augmentation(model)}
     is_other = captured.is_random and not any(layers_that_draw.values())

@@ -27,7 +27,7 @@ class ProgressHeartbeat:
         self._lock = threading.Lock()
         self._done = threading.Event()
         self._epoch = None  # when it began, and with what count
-        self._thread = threading.Thread(target=self._watch, name="kormos_opt-sign-of-life", daemon=True)
+        self._thread = threading.Thread(target=self._watch, name="kormos_opt-heartbeat", daemon=True)
 
     def __enter__(self):
         self._thread.start()

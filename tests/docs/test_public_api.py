@@ -1,4 +1,4 @@
-"""The public surface: names, docstrings, a quiet and light import, one version, one direction of flow."""
+"""The public surface: names, docstrings, a quiet and light import, one version."""
 
 import inspect
 import pkgutil
