@@ -13,24 +13,9 @@ import tensorflow as tf
 
 from kormos_opt.keras_internals import tracing
 from kormos_opt.objective.flat_parameters import FlatParameters
+from kormos_opt.solvers.units import Centered
 
 UNLIKE = 100.0  # times: columns that differ by more are of different units
-
-
-class Kernel(NamedTuple):
-    """A kernel that stands on the data, and its bias.
-
-    Attributes:
-        start: The place of its first entry in the vector of weights.
-        rows: Its inputs.
-        columns: Its outputs.
-        bias: The place of the first entry of the bias, which has `columns` of them.
-    """
-
-    start: int
-    rows: int
-    columns: int
-    bias: int
 
 
 class InputSizes(NamedTuple):
@@ -44,7 +29,7 @@ class InputSizes(NamedTuple):
 
     size: np.ndarray
     mean: np.ndarray
-    kernels: tuple[Kernel, ...]
+    kernels: tuple[Centered, ...]
 
 
 def moments_of_chunk(parameters: FlatParameters, run, tape: tf.GradientTape) -> tuple[tf.Tensor, dict]:
@@ -78,7 +63,7 @@ def moments_of_chunk(parameters: FlatParameters, run, tape: tf.GradientTape) -> 
     return tf.concat(flat, axis=0), biases
 
 
-def kernels_with_bias(parameters: FlatParameters, biases: dict) -> tuple[Kernel, ...]:
+def kernels_with_bias(parameters: FlatParameters, biases: dict) -> tuple[Centered, ...]:
     """The kernels that stand on the data and have a trainable bias for each column.
 
     Args:
@@ -88,7 +73,7 @@ def kernels_with_bias(parameters: FlatParameters, biases: dict) -> tuple[Kernel,
     starts = dict(zip(parameters.ids, np.cumsum([0, *parameters.sizes]), strict=False))
     shapes = {id(variable): tuple(variable.shape) for variable in parameters.variables}
     return tuple(
-        Kernel(int(starts[key]), int(np.prod(shapes[key][:-1])), shapes[key][-1], int(starts[id(bias)]))
+        Centered(int(starts[key]), int(np.prod(shapes[key][:-1])), shapes[key][-1], int(starts[id(bias)]))
         for key, bias in biases.items()
         if bias is not None and shapes.get(id(bias)) == shapes[key][-1:]
     )

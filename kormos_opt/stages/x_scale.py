@@ -41,17 +41,17 @@ def of_weights(x_scale, size: int) -> np.ndarray:
     return powers_of_two(np.broadcast_to(values, (size,)))
 
 
-def of_inputs(size: np.ndarray, mean: np.ndarray, kernels: Sequence, centers: bool) -> Units:
+def of_inputs(size: np.ndarray, mean: np.ndarray, kernels: Sequence[Centered], centers: bool) -> Units:
     """Units in which the inputs are of size 1; as if they were standardized, where a bias can take up their means.
 
     Args:
         size: The root mean squares of the inputs by weight, float64 of shape `(n,)`, 0 where there are none.
         mean: Their means, of shape `(n,)`.
-        kernels: The kernels with a bias: `start`, `rows`, `columns` and `bias` of each.
+        kernels: The kernels with a bias.
         centers: Whether the means may be taken up.
     """
     deviation, shift = np.where(size > 0, size, 1.0), np.zeros_like(size)
-    centered = [Centered(*kernel) for kernel in kernels] if centers else []
+    centered = list(kernels) if centers else []
     for part in centered:
         place = slice(part.kernel, part.kernel + part.rows * part.columns)
         variance = np.maximum(size[place] ** 2 - mean[place] ** 2, 0.0)

@@ -3,19 +3,17 @@
 import keras
 import numpy as np
 import pytest
-import scipy.optimize
 import sklearn.datasets
 import statsmodels.api as sm
 import tensorflow as tf
-from scipy.optimize import Bounds, LinearConstraint, NonlinearConstraint
+from scipy.optimize import LinearConstraint, NonlinearConstraint
 
 import kormos_opt
 from kormos_opt.optimizers import ScipyBatchOptimizer
-from kormos_opt.solvers.linearized import Linearized
-from kormos_opt.solvers.remaining_gain import PRODUCTS, remaining_gain
+from kormos_opt.solvers.remaining_gain import PRODUCTS
 from kormos_opt.solvers.termination import TerminationReason
-from kormos_opt.solvers.testing import drive
 from kormos_opt.training.verdict import LITTLE
+from tests.support.constrained import SUMS, X3, Y3, best_under
 from tests.support.problems import compiled, linear, network, regression
 
 QUICK = ["longley", "cpunish", "scotland", "wine"]
@@ -222,46 +220,6 @@ def test_nothing_is_asked_where_nothing_is_doubtful():
         assert result.success and not result.get("nhev")
 
 
-def quadratic(hessian, x0):
-    return lambda x: ((x - x0) @ hessian @ (x - x0) / 2, hessian @ (x - x0))
-
-
-@pytest.mark.parametrize("power", [0, 4, 8])
-def test_the_certificate_on_a_quadratic_of_unlike_curvatures(power):
-    """Against the closed form, with few products."""
-    rng = np.random.default_rng(0)
-    scale = 10.0 ** np.linspace(0, power / 2, 30)
-    base = rng.normal(size=(40, 30))
-    hessian = scale[:, None] * (base.T @ base / 40 + np.eye(30)) * scale
-    x0 = rng.normal(size=30)
-    found = drive(remaining_gain(np.zeros(30)), quadratic(hessian, x0), lambda x: hessian).result
-    exact = x0 @ hessian @ x0 / 2
-    assert exact / 3 <= found.gain <= exact * (1 + 1e-9)
-    assert found.nhev <= PRODUCTS
-    nothing = drive(remaining_gain(x0), quadratic(hessian, x0), lambda x: hessian).result
-    assert nothing.gain == 0 and nothing.nhev == 0
-
-
-def test_the_certificate_believes_only_what_f_keeps():
-    """The second derivative of |x| is 0 where it exists, and no step lowers it at its kink."""
-    kink = drive(remaining_gain(np.array([0.0])), lambda x: (abs(x[0]), np.array([1.0])), lambda x: np.zeros((1, 1)))
-    assert kink.result.gain == 0
-    slope = drive(remaining_gain(np.array([1.0])), lambda x: (abs(x[0]), np.sign(x)), lambda x: np.zeros((1, 1)))
-    assert slope.result.gain > 0
-
-
-def test_the_certificate_stays_between_bounds():
-    from scipy.optimize import Bounds
-
-    bounds = Bounds([0.0, -1.0], [1.0, 1.0])
-    found = drive(
-        remaining_gain(np.array([0.0, 0.0]), bounds), quadratic(np.eye(2), np.array([-5.0, 9.0])), lambda x: np.eye(2)
-    )
-    np.testing.assert_allclose(found.result.x, [0.0, 1.0])
-    for point in found.points:
-        assert (point >= bounds.lb).all() and (point <= bounds.ub).all()
-
-
 def test_operations_without_a_second_derivative_are_asked_by_differences():
     @tf.custom_gradient
     def once(x):
@@ -295,15 +253,6 @@ def test_methods_without_derivatives_are_asked_too(method):
     assert not result.success or excess(x, y, result) < 1e-3
 
 
-X3 = np.random.default_rng(0).normal(size=(200, 3))
-Y3 = X3 @ [0.5, 0.3, 0.2] + 0.1 * np.random.default_rng(1).normal(size=200)
-SUMS = {
-    "at least one": NonlinearConstraint(np.sum, 1.0, np.inf),
-    "one": LinearConstraint(np.ones((1, 3)), 1.0, 1.0),
-    "in a ball": {"type": "ineq", "fun": lambda x: 0.25 - x @ x},
-}
-
-
 def in_units(constraint, unit):
     """The same for weights that are `unit` times as large."""
     if isinstance(constraint, dict):
@@ -311,16 +260,6 @@ def in_units(constraint, unit):
     if isinstance(constraint, LinearConstraint):
         return LinearConstraint(constraint.A / unit, constraint.lb, constraint.ub)
     return NonlinearConstraint(lambda x: constraint.fun(x / unit), constraint.lb, constraint.ub)
-
-
-def mean_square(x):
-    residual = X3 @ x - Y3
-    return float(residual @ residual) / len(Y3), 2 * X3.T @ residual / len(Y3)
-
-
-def best_under(constraint, bounds=None):
-    start = np.full(3, 0.25)
-    return scipy.optimize.minimize(mean_square, start, jac=True, bounds=bounds, constraints=constraint, tol=1e-14)
 
 
 @pytest.mark.filterwarnings("ignore:delta_grad == 0.0")  # of trust-constr, for a constraint that is linear
@@ -339,21 +278,3 @@ def test_under_constraints_nothing_false_is_said(unit, method, constraint):
     assert not result.success or excess < 1e-3 * Y3.var()
     if "can be gained" in result.message:
         assert excess > 1e-6
-
-
-@pytest.mark.parametrize("constraint", SUMS)
-@pytest.mark.parametrize("bounds", [None, Bounds(np.zeros(3), np.array([0.4, np.inf, np.inf]))])
-def test_the_certificate_under_constraints(constraint, bounds):
-    """Nothing is left at the optimum; far from it, on the border of what is allowed, something is."""
-    hessian = 2 * X3.T @ X3 / len(Y3)
-
-    def gain(x):
-        solver = remaining_gain(x, bounds, Linearized([SUMS[constraint]], x, bounds))
-        found = drive(solver, mean_square, lambda x: hessian).result
-        assert found.nhev <= 6 * PRODUCTS
-        return found.gain
-
-    best = best_under(SUMS[constraint], bounds)
-    assert gain(best.x) <= LITTLE * best.fun
-    elsewhere = np.array([0.3, 0.1, 0.6]) if constraint != "in a ball" else np.array([0.0, 0.3, 0.4])
-    assert gain(elsewhere) > 0.1 * (mean_square(elsewhere)[0] - best.fun)

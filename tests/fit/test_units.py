@@ -254,5 +254,5 @@ def test_levenberg_marquardt_has_units_of_its_own(setting):
 
 def test_constant_columns_are_not_centered():
     sizes, means = np.array([5.0, 3.0, 0.0]), np.array([5.0, 1.0, 0.0])
-    units = x_scale.of_inputs(sizes, means, [(0, 2, 1, 2)], centers=True)
+    units = x_scale.of_inputs(sizes, means, [Centered(0, 2, 1, 2)], centers=True)
     assert units.shift[0] == 0 and units.shift[1] > 0

@@ -11,7 +11,7 @@ from kormos_opt.objective import input_sizes, precision
 from kormos_opt.objective.bound_objective import BoundObjective
 from kormos_opt.objective.build import variant_of
 from kormos_opt.solvers.registry import Method
-from kormos_opt.solvers.units import Centered, Units, powers_of_two
+from kormos_opt.solvers.units import Units, powers_of_two
 from kormos_opt.stages import x_scale
 
 
@@ -37,7 +37,7 @@ class SolverUnits:
     def loaded(self, scale: np.ndarray, shift: np.ndarray) -> Units:
         """Those that a file has brought. The model says which kernels are centered."""
         kernels = self._objective.input_sizes.kernels if shift.any() else ()
-        return Units(scale, shift, [Centered(*kernel) for kernel in kernels])
+        return Units(scale, shift, kernels)
 
     def new(self, method: Method, centers: bool) -> Units:
         """Those of a run that begins.
