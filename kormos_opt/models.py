@@ -64,9 +64,9 @@ class _BatchOptimized:
             batch_size: Rows that are evaluated at a time; it bounds memory and leaves the result alone. Defaults to
                 `None`: the optimizer's, else 1024.
             epochs: Iterations at most, or a list with those of each stage. Defaults to `20`.
-            max_queue_size: Keras 3 has moved it to `PyDataset`. Leave it alone, like the next two.
-            workers: The same.
-            use_multiprocessing: The same.
+            max_queue_size: Keras 3 has moved it to `PyDataset`. Leave it at its default.
+            workers: Keras 3 has moved it to `PyDataset`. Leave it at its default.
+            use_multiprocessing: Keras 3 has moved it to `PyDataset`. Leave it at its default.
             **arguments: Those of a stage, as in `ScipyBatchOptimizer`, over whose settings they take precedence.
                 Options that the method does not know are left out with a warning.
 

@@ -23,7 +23,7 @@ class _Condition:
 
     @classmethod
     def from_config(cls, config):
-        """The inverse of `get_config`."""
+        """The condition with the settings that `get_config` returned."""
         return cls(**config)
 
 

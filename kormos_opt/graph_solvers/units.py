@@ -14,9 +14,9 @@ def weights_of(z: tf.Tensor, scale: tf.Tensor, shift: tf.Tensor, centered: Seque
 
     Args:
         z: A point of the solver, float64 of shape `(n,)`.
-        scale: Of the units, as in `Units`.
-        shift: The same.
-        centered: The same.
+        scale: The unit of each weight, as in `Units`.
+        shift: For centered inputs their means in these units, as in `Units`.
+        centered: The kernels whose inputs are centered.
     """
     x = scale * z
     for part in centered:

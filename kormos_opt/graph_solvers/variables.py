@@ -29,7 +29,7 @@ class GraphSolverVariables(NamedTuple):
         nhev: How many Hessian-vector products.
         curvatures: Those along the steps, of shape `(3,)`; zeros before a run.
         scale: Of the units in which the solver sees the weights, of shape `(n,)`; zeros for 1.
-        shift: The same of centered inputs.
+        shift: For centered inputs their means in these units, else 0; of shape `(n,)`.
         point: The weights themselves, of shape `(n,)`, where the solver has others.
     """
 

@@ -34,7 +34,7 @@ def covariance(
         y: The targets.
         sample_weight: Of shape `(rows,)`. Defaults to `None`: 1.
         cov_type: As in `kormos_opt.summary`. Defaults to `"nonrobust"`.
-        groups: As there. Defaults to `None`.
+        groups: As in `kormos_opt.summary`. Defaults to `None`.
         which: Names of weights, or patterns of `fnmatch` on them. With `cov_type="nonrobust"` no matrix of all weights
             is made then, for models that are too large for one. Defaults to `None`: all.
 

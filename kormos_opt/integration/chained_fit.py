@@ -120,9 +120,9 @@ class _OneFit(keras.callbacks.CallbackList):
     Args:
         model: The model.
         callbacks: Those that were given.
-        verbose: As in `fit`, like the following.
-        epochs: As there.
-        initial_epoch: As there.
+        verbose: As in `keras.Model.fit`.
+        epochs: The last epoch, as in `keras.Model.fit`.
+        initial_epoch: The first epoch, counted from 0.
 
     Attributes:
         epoch: The next epoch.

@@ -16,8 +16,8 @@ def fit(stock, model: keras.Model, *args, **kwargs) -> keras.callbacks.History:
     Args:
         stock: Keras's `fit`.
         model: A model that is compiled with a `BatchOptimizer` or a `Chain`.
-        *args: Those of `fit`.
-        **kwargs: The same.
+        *args: Positional arguments of `fit`.
+        **kwargs: Its keyword arguments.
     """
     call = inspect.signature(stock).bind(model, *args, **kwargs)
     sklearn_fit.complete(call.arguments)

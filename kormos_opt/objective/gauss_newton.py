@@ -24,7 +24,7 @@ class Outputs:
 
     Attributes:
         whole: The outputs, as functions of the weights.
-        detached: The same as constants, which the tapes watch.
+        detached: These outputs as constants, which the tapes watch.
     """
 
     def __init__(self, tapes: Sequence[tf.GradientTape]):

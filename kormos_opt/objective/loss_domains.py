@@ -81,7 +81,7 @@ def misfits(loss: keras.losses.Loss, y_true, y_pred, values, sample_weight, mask
         y_pred: The outputs.
         values: The values of the loss, one for each entry that counts.
         sample_weight: As Keras has it. An entry of weight 0 does not count.
-        mask: The same.
+        mask: As Keras has it. An entry that is masked does not count.
     """
     function, arguments = keras_model.function_of_loss(loss)
     domain = _DOMAINS[function]

@@ -42,8 +42,8 @@ class LossReductions:
         Args:
             stock: Keras's own reduction.
             loss: The loss.
-            y_true: What it compares.
-            y_pred: The same.
+            y_true: The targets.
+            y_pred: The outputs.
             values: One for each entry.
             sample_weight: As Keras has it.
             mask: That of the predictions and of the values together, as Keras has it.

@@ -70,7 +70,7 @@ class ModelState:
         return [variable for layer in self._norms() for variable in layer.non_trainable_variables]
 
     def save_moving_statistics(self) -> list[tf.Tensor]:
-        """Their values."""
+        """The values of the moving means and variances."""
         return [tf.identity(variable.value) for variable in self.moving_statistics]
 
     def assign_moving_statistics(self, values: list[tf.Tensor]) -> None:

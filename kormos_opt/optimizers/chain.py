@@ -32,9 +32,9 @@ class ChainState(NamedTuple):
         stage: The index of the optimizer that is at work.
         epochs: How many epochs it has had.
         passes: Passes over the data, in the stages before it and in it.
-        products: The same for Hessian-vector products.
-        passes_before: Passes over the data that its own count does not know of.
-        products_before: The same for products.
+        products: Hessian-vector products, in the stages before it and in it.
+        passes_before: Passes over the data that its own count does not include.
+        products_before: Hessian-vector products that its own count does not include.
         is_over: Whether the last stage has ended.
     """
 
@@ -299,7 +299,7 @@ class Chain(OwnedByOneModel, keras.optimizers.Optimizer):
             store[_CONDITION] = np.asarray(state, "float64")
 
     def load_own_variables(self, store):
-        """The inverse."""
+        """Reads what `save_own_variables` has written."""
         names = set(store.keys())
         if _STANDING in names:
             *counts, is_over = (int(count) for count in np.array(store[_STANDING]))
@@ -321,7 +321,7 @@ class Chain(OwnedByOneModel, keras.optimizers.Optimizer):
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
-        """The inverse of `get_config`."""
+        """The chain with the settings that `get_config` returned."""
         return cls(**deserialized(config, custom_objects))
 
 

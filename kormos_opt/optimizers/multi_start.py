@@ -111,7 +111,7 @@ class MultiStart(BatchOptimizer):
         store[_TAKEN] = np.array(self._untracked.counts_of_starts, "int64")
 
     def load_own_variables(self, store):
-        """The inverse."""
+        """Reads what `save_own_variables` has written."""
         values = {name: store[name] for name in store.keys()}  # noqa: SIM118  a group of h5py, or Keras's own
         self._untracked.counts_of_starts = tuple(int(count) for count in np.array(values.pop(_TAKEN, (0, 0))))
         super().load_own_variables(values)
@@ -144,5 +144,5 @@ class MultiStart(BatchOptimizer):
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
-        """The inverse of `get_config`."""
+        """The optimizer with the settings that `get_config` returned."""
         return cls(**deserialized(config, custom_objects))

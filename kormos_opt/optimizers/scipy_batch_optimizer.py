@@ -137,7 +137,7 @@ class ScipyBatchOptimizer(BatchOptimizer):
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
-        """The inverse of `get_config`, after Keras has serialized it."""
+        """The optimizer with the settings that `get_config` returned and Keras has serialized."""
         config = with_new_names(config, is_file=True)
         for name in {"pretrain_fn", "options", "bounds", "constraints"} & config.keys():
             config[name] = deserialized(config[name], custom_objects)
@@ -159,12 +159,12 @@ class NamedOptimizer(ScipyBatchOptimizer):
     """An optimizer of one method, which its class names.
 
     Args:
-        tol: As in `ScipyBatchOptimizer`, like the following.
-        options: Those of the method.
-        bounds: As there.
-        constraints: As there.
+        tol: As in `ScipyBatchOptimizer`.
+        options: Options of the method.
+        bounds: As in `ScipyBatchOptimizer`.
+        constraints: As in `ScipyBatchOptimizer`.
         name: Name of the optimizer. Defaults to `None`: that of the class, in lower case.
-        **kwargs: As there.
+        **kwargs: The other arguments of `ScipyBatchOptimizer`.
     """
 
     method: str

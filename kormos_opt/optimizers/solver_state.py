@@ -89,7 +89,7 @@ class SavesSolverState(keras.optimizers.Optimizer):
         return variables is not None and int(variables.is_running.numpy()) == IN_FLOAT64
 
     def take_loaded_state(self) -> RunState | None:
-        """The same. It is gone here afterwards."""
+        """What a file has brought, which is then gone here."""
         loaded, self._solver_state.loaded_arrays = self._solver_state.loaded_arrays, None
         return loaded
 
@@ -120,7 +120,7 @@ class SavesSolverState(keras.optimizers.Optimizer):
                 store[f"{_DRAWN}{drawn.number}_{i}_{drawn.given}"] = np.asarray(array)
 
     def load_own_variables(self, store):
-        """The inverse, with room for as many seeds as there are in the file."""
+        """Reads what `save_own_variables` has written, with room for as many seeds as the file has."""
         names = list(store.keys())
         run = self._solver_state.run()
         if run is not None:

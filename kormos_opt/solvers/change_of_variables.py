@@ -158,7 +158,7 @@ class _FreeWeights:
         return whole
 
     def own(self, x):
-        """The inverse."""
+        """The free weights of a whole point, in the units of the solver."""
         return self._units.own(x[self.is_free])
 
     def padded(self, p):

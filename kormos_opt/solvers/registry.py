@@ -49,7 +49,7 @@ class Method:
         bounds: Whether it takes bounds. Defaults to `False`.
         constraints: Whether it takes constraints. Defaults to `False`.
         matrices: How many n x n matrices of float64 it holds at its peak. Defaults to `0`.
-        constrained_matrices: The same with nonlinear constraints and bounds. Defaults to `0`.
+        constrained_matrices: How many it holds with nonlinear constraints and bounds. Defaults to `0`.
         instead: The method to take where those do not fit. Defaults to `"L-BFGS-B"`.
         takes_xla: Whether XLA may compile `step`: no shape in it depends on a value. Defaults to `True`.
         choices: Of a name that stands for two methods, a method in the graph and one in numpy, which takes its place
@@ -114,7 +114,7 @@ class Method:
 
         Args:
             tol: What the user gave, or `None`.
-            options: The same.
+            options: The options that the user gave, or none.
         """
         by_tol = {} if tol is None else dict.fromkeys(self.set_by_tol, tol)
         return {**self.unlimited, **by_tol, **options}

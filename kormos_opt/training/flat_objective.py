@@ -54,7 +54,7 @@ class FlatObjective:
         return self.func_and_grad(x)[1]
 
     def func_and_grad(self, x) -> tuple[float, np.ndarray]:
-        """Both."""
+        """The loss and its gradient at `x`."""
         x = self._vector(x)
         key = x.tobytes()
         if key not in self._values:

@@ -21,10 +21,10 @@ class HostOptimizer(Protocol):
 
     Attributes:
         iterations: The iterations so far, a variable that files carry.
-        iterations_per_epoch: See `optimizers/settings.py`, like the next three.
-        precision: The same.
-        polish: The same.
-        x_scale: The same.
+        iterations_per_epoch: Solver iterations that make one epoch.
+        precision: `"model"`, `"float64"` or `"auto"`.
+        polish: Whether truncated Newton steps finish a fit that stops early.
+        x_scale: The units in which the solver sees the weights.
     """
 
     iterations: Any
@@ -42,7 +42,7 @@ class HostOptimizer(Protocol):
         """What a file has brought and no run has taken yet."""
 
     def take_loaded_state(self) -> RunState | None:
-        """The same. It is gone afterwards."""
+        """What a file has brought, which is then gone here."""
 
     def loads_float64(self) -> bool:
         """Whether a file has brought a run whose f is computed in double precision by then."""

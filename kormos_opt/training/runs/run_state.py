@@ -24,7 +24,7 @@ class RunState(NamedTuple):
         counts: Iterates, evaluations and Hessian-vector products so far.
         seeds: The states of the model's seed generators, of shape `(count, 2)`.
         scale: The units in which the solver sees the weights, float64 of shape `(n,)`.
-        shift: The same of centered inputs.
+        shift: For centered inputs their means in these units, else 0; float64 of shape `(n,)`.
         curvatures: Those along its steps, as `Curvatures` has them.
         float64: 1 where f was computed in double precision by then, else 0.
         arrays: Those of the solver.
