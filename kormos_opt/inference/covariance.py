@@ -86,19 +86,73 @@ class Fitted:
         return len(self.y) if self.likelihood.family.is_one_of_many else self.y.size
 
     @property
+    def rank(self) -> int:
+        """How many combinations of weights the data identify."""
+        return self.inverse.rank
+
+    @property
     def df_residual(self) -> int:
-        """Targets that are left when every weight has taken one."""
-        return self.entries - self.size
+        """Targets that are left when every weight that the data identify has taken one."""
+        return self.entries - self.rank
 
     @property
     def scale(self) -> float:
         """The variance of a residual of weight 1; 1 where the mean says it."""
-        return self.deviance_at(self.outputs) / self.df_residual if self.likelihood.family.has_scale else 1.0
+        return self.scale_for(self.df_residual) if self.likelihood.family.has_scale else 1.0
+
+    def scale_for(self, df_residual: int) -> float:
+        """The variance of a residual, for so many targets that are left; 1 where the mean says it."""
+        return self.deviance_at(self.outputs) / df_residual if self.likelihood.family.has_scale else 1.0
+
+    @functools.cached_property
+    def inverse(self) -> "Inverse":
+        """That of the expected information, without the scale.
+
+        Raises:
+            ValueError: For predictions that the distribution cannot have.
+        """
+        with np.errstate(divide="ignore", invalid="ignore"):
+            root = self.root
+        inverse = inverse_of(root) if np.isfinite(root).all() else None
+        if inverse is None or (self.is_certain.any() and inverse.rank < self.size):
+            raise ValueError(
+                "Expected predictions inside of what the distribution can have. Received: probabilities of 0 or 1, "
+                "means of 0, or NaN. If the classes can be told apart without an error, no optimum exists: add a "
+                "penalty."
+            )
+        return inverse
+
+    @functools.cached_property
+    def is_certain(self) -> np.ndarray:
+        """Which means are so near to their targets that they are equal in float64: they add nothing to the information
+        and to the gradient. Of shape `(rows, outputs)`."""
+        may_be = (self.mu == self.y) & ~np.isfinite(self._information)
+        return may_be & ~self.jacobian.any(axis=-1) if may_be.any() else may_be
+
+    @property
+    def _information(self):
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return self.likelihood.family.information(self.mu)
+
+    def _where_uncertain(self, values):
+        return np.where(self.is_certain, 0.0, values)
 
     @property
     def information(self) -> np.ndarray:
         """The expected one of every target in its mean, of shape `(rows, outputs)`."""
-        return self.weights[:, None] * self.likelihood.family.information(self.mu)
+        return self.weights[:, None] * self._where_uncertain(self._information)
+
+    @property
+    def curvature(self) -> np.ndarray:
+        """The second derivatives of the negative log-likelihood by the means, of shape `(rows, outputs)`."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return self.weights[:, None] * self._where_uncertain(self.likelihood.family.curvature(self.y, self.mu))
+
+    @property
+    def slope(self) -> np.ndarray:
+        """The derivatives of the negative log-likelihood by the means, of shape `(rows, outputs)`."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return self.weights[:, None] * self._where_uncertain(self.likelihood.family.slope(self.y, self.mu))
 
     def deviance_at(self, outputs: np.ndarray) -> float:
         """That of all rows, if the model had these outputs."""
@@ -107,8 +161,7 @@ class Fitted:
     @property
     def scores(self) -> np.ndarray:
         """The gradient of the negative log-likelihood of every row, without the scale: of shape `(rows, n)`."""
-        slope = self.weights[:, None] * self.likelihood.family.slope(self.y, self.mu)
-        return np.einsum("ro,ron->rn", slope, self.jacobian)
+        return np.einsum("ro,ron->rn", self.slope, self.jacobian)
 
     @property
     def root(self) -> np.ndarray:
@@ -124,12 +177,32 @@ class Inverse(NamedTuple):
         is_undetermined: The weights that the data do not identify, of shape `(n,)`.
         condition: The condition number of the root.
         leverage: Of every row of the root, how far it pulls its own fit, of shape `(m,)`.
+        row_space: An orthonormal basis of the rows of the root, whose columns are divided by `length`: `(rank, n)`.
+        length: The lengths of the columns of the root, of shape `(n,)`.
     """
 
     matrix: np.ndarray
     is_undetermined: np.ndarray
     condition: float
     leverage: np.ndarray
+    row_space: np.ndarray
+    length: np.ndarray
+
+    @property
+    def rank(self) -> int:
+        """How many combinations of weights the data identify."""
+        return len(self.row_space)
+
+    def unidentified(self, vectors: np.ndarray) -> np.ndarray:
+        """The part of derivatives by all weights that no row of the data has: between 0 and 1.
+
+        Args:
+            vectors: Of shape `(..., n)`.
+        """
+        scaled = vectors / self.length
+        rest = scaled - (scaled @ self.row_space.T) @ self.row_space
+        size = np.linalg.norm(scaled, axis=-1)
+        return np.linalg.norm(rest, axis=-1) / np.where(size > 0, size, 1.0)
 
 
 def inverse_of(root: np.ndarray) -> Inverse:
@@ -149,7 +222,8 @@ def inverse_of(root: np.ndarray) -> Inverse:
     with np.errstate(divide="ignore"):
         condition = float(np.linalg.cond(singular[:, None] * right * length))
     leverage = np.einsum("mk,mk->m", left[:, ~is_zero], left[:, ~is_zero])
-    return Inverse((kept.T @ kept) / np.outer(length, length), determined < 1 - 1e-8, condition, leverage)
+    matrix, row_space = (kept.T @ kept) / np.outer(length, length), right[~is_zero]
+    return Inverse(matrix, determined < 1 - 1e-8, condition, leverage, row_space, length)
 
 
 def covariance_of(model: keras.Model, fitted: Fitted, cov_type: CovType, groups=None) -> tuple[np.ndarray, Inverse]:
@@ -161,14 +235,7 @@ def covariance_of(model: keras.Model, fitted: Fitted, cov_type: CovType, groups=
     """
     family = fitted.likelihood.family
     check(fitted, cov_type, groups)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        root = fitted.root
-    if not np.isfinite(root).all():
-        raise ValueError(
-            "Expected predictions inside of what the distribution can have. Received: probabilities of 0 or 1, means "
-            "of 0, or NaN. If the classes can be told apart without an error, no optimum exists: add a penalty."
-        )
-    bread = inverse_of(root)
+    bread = fitted.inverse
     if cov_type == "nonrobust":
         return fitted.scale * bread.matrix, bread
     if cov_type == "observed":
@@ -179,7 +246,7 @@ def covariance_of(model: keras.Model, fitted: Fitted, cov_type: CovType, groups=
         added = np.zeros((index.max() + 1, fitted.size))
         np.add.at(added, index, scores)
         entries, count = fitted.entries, len(added)
-        correction = count / (count - 1) * (entries - 1) / (entries - fitted.size)
+        correction = count / (count - 1) * (entries - 1) / (entries - fitted.rank)
         return correction * _sandwich(bread.matrix, added), bread
     if family.has_scale and cov_type == "HC1":
         scores = scores * np.sqrt(fitted.entries / fitted.df_residual)
@@ -202,17 +269,13 @@ def _sandwich(bread, scores):
 
 def _observed(model, fitted):
     """The Hessian of the negative log-likelihood, without the scale."""
-    family, weights = fitted.likelihood.family, fitted.weights[:, None]
-    bent = np.einsum(
-        "ro,ron,rok->nk", weights * family.curvature(fitted.y, fitted.mu), fitted.jacobian, fitted.jacobian
-    )
+    bent = np.einsum("ro,ron,rok->nk", fitted.curvature, fitted.jacobian, fitted.jacobian)
     if fitted.likelihood.from_logits:
         raise ValueError(
             'Expected a loss of probabilities for cov_type="observed". Received: from_logits=True, for which it is the '
             'same as "nonrobust" if the logits are linear in the weights. Give the last layer its activation.'
         )
-    slope = weights * family.slope(fitted.y, fitted.mu)
-    return bent + outputs.curvature(model, fitted.x, slope)
+    return bent + outputs.curvature(model, fitted.x, fitted.slope)
 
 
 def check(fitted: Fitted, cov_type: CovType, groups=None) -> None:
@@ -226,10 +289,12 @@ def check(fitted: Fitted, cov_type: CovType, groups=None) -> None:
         )
     if groups is not None and len(np.unique(groups)) < 2:
         raise ValueError(f"Expected two groups or more. Received: groups with {np.unique(groups)} alone.")
-    if (fitted.likelihood.family.has_scale or cov_type == "cluster") and fitted.df_residual <= 0:
+    needs_residuals = fitted.likelihood.family.has_scale or cov_type == "cluster"
+    if needs_residuals and fitted.entries <= fitted.size and fitted.df_residual <= 0:
         raise ValueError(
             "Expected more targets than weights: the residuals have to tell their own variance. "
-            f"Received: {fitted.entries} targets and {fitted.size} weights. Freeze layers, or take more data."
+            f"Received: {fitted.entries} targets, and {fitted.rank} of {fitted.size} weights that they identify. "
+            "Freeze layers, or take more data."
         )
     if cov_type in ("HC2", "HC3") and fitted.likelihood.family.has_scale and fitted.y.shape[1] != 1:
         raise ValueError(f"Expected one output for {cov_type}. Received: {fitted.y.shape[1]}. Take HC0 or HC1.")

@@ -185,12 +185,7 @@ def predict_interval(
     values = means.outputs(means.weights)
     mean, jacobian = likelihood.means(values), likelihood.derivatives(values, means.jacobian())
     variance = np.einsum("ron,nk,rok->ro", jacobian, summary.covariance, jacobian)
-    if not np.isfinite(summary.standard_errors).all():
-        told = summary.covariance @ np.linalg.pinv(summary.covariance, hermitian=True)
-        unidentified = np.linalg.norm(jacobian - jacobian @ told, axis=-1)
-        variance[unidentified > _UNIDENTIFIED * np.linalg.norm(jacobian, axis=-1)] = (
-            np.inf
-        )  # the data do not identify it
+    variance[summary.information.unidentified(jacobian) > _UNIDENTIFIED] = np.inf
     error = np.sqrt(variance + (summary.scale if kind == "observation" else 0.0))
     reach = summary.quantile(alpha) * error
     return PredictionInterval(mean, error, mean - reach, mean + reach)

@@ -37,4 +37,4 @@ def of_selected(fitted: Fitted, places: np.ndarray) -> np.ndarray:
                 f"did not converge in {10 * size} steps. Take which=None if all weights fit, or fix some of them."
             )
         columns.append(column[places])
-    return fitted.scale * np.stack(columns, axis=1)
+    return fitted.scale_for(fitted.entries - size) * np.stack(columns, axis=1)

@@ -2,7 +2,7 @@
 
 import html
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import keras
 import numpy as np
@@ -12,7 +12,7 @@ from rich.table import Table
 from scipy import stats
 
 from kormos_opt.inference import diagnostics as notes_of
-from kormos_opt.inference.covariance import CovType, Fitted, covariance_of
+from kormos_opt.inference.covariance import CovType, Fitted, Inverse, covariance_of
 from kormos_opt.inference.names import weight_names
 from kormos_opt.objective.flat_parameters import FlatParameters
 
@@ -34,15 +34,16 @@ class Summary:
         distribution: `"t"` or `"z"`: of the statistics.
         alpha: One minus the level of the intervals.
         rows: How many rows there are.
-        df_residual: Targets minus weights.
+        df_residual: Targets minus the weights that the data identify.
         scale: The variance of a residual; 1 where the family says it.
         log_likelihood: Of all rows.
-        aic: Akaike's criterion, with n weights.
+        aic: Akaike's criterion, with the weights that the data identify.
         bic: The Bayesian one.
         deviance: Of all rows. The sum of squares for a Gaussian.
         r_squared: For a Gaussian, else `None`.
         condition_number: Of the weighted Jacobian.
         notes: Why figures may be wrong, in words.
+        information: The inverse of the expected information matrix, without the scale.
     """
 
     names: tuple[str, ...]
@@ -66,6 +67,7 @@ class Summary:
     r_squared: float | None
     condition_number: float
     notes: tuple[str, ...]
+    information: Inverse = field(repr=False)
 
     def quantile(self, alpha: float) -> float:
         """What a statistic has to exceed for a two-sided test of this level."""
@@ -203,12 +205,13 @@ def of_fitted(model, fitted: Fitted, cov_type: CovType, alpha: float, groups=Non
         df_residual=fitted.df_residual,
         scale=fitted.scale,
         log_likelihood=log_likelihood,
-        aic=2 * fitted.size - 2 * log_likelihood,
-        bic=np.log(fitted.entries) * fitted.size - 2 * log_likelihood,
+        aic=2 * fitted.rank - 2 * log_likelihood,
+        bic=np.log(fitted.entries) * fitted.rank - 2 * log_likelihood,
         deviance=deviance,
         r_squared=r_squared,
         condition_number=bread.condition,
         notes=tuple(notes_of.on(model, fitted, bread, names, bool(is_maximum))),
+        information=bread,
     )
 
 

@@ -1,5 +1,7 @@
 """Standard errors, intervals and bands against statsmodels, scipy and lmfit."""
 
+import warnings
+
 import keras
 import lmfit
 import numpy as np
@@ -302,7 +304,7 @@ def test_what_is_refused():
     ):
         with pytest.raises(ValueError, match=words):
             kormos_opt.summary(model, X, Y, **arguments)
-    with pytest.raises(ValueError, match="Received: 5 targets and 5 weights"):
+    with pytest.raises(ValueError, match="Received: 5 targets, and 5 of 5 weights"):
         kormos_opt.summary(model, X[:5], Y[:5])
     with pytest.raises(ValueError, match="which with 'x'"):
         kormos_opt.confint(model, X, Y, which=["x"])
@@ -421,3 +423,48 @@ def test_a_robust_fit_is_said(float64):
     model.fit(x, y, epochs=50, verbose=0)
     (note,) = kormos_opt.summary(model, x, y).notes
     assert note.startswith("the fit had the robust loss 'soft_l1'")
+
+
+DEFICIENT = {
+    "a column twice": lambda rng: np.repeat(rng.normal(size=(20, 1)), 2, axis=1),
+    "one-hot and a bias": lambda rng: np.eye(3)[rng.integers(0, 3, 20)],
+    "fewer directions than rows and weights": lambda rng: rng.normal(size=(8, 2)) @ rng.normal(size=(2, 9)),
+}
+
+
+@pytest.mark.parametrize("cov_type", ["nonrobust", "HC1"])
+@pytest.mark.parametrize("case", DEFICIENT)
+def test_weights_that_the_data_do_not_identify_take_no_degree_of_freedom(case, cov_type, float64):
+    """Against statsmodels, which takes the pseudo-inverse too. Bands are finite where rows tell them."""
+    rng = np.random.default_rng(0)
+    x = DEFICIENT[case](rng)
+    y = x.sum(axis=1, keepdims=True) + rng.normal(size=(len(x), 1))
+    model = keras.Sequential([keras.Input((x.shape[1],)), keras.layers.Dense(1)])
+    compiled(model, kormos_opt.TrustExact(tol=1e-10)).fit(x, y, epochs=50, verbose=0)
+    table, design = kormos_opt.summary(model, x, y, cov_type=cov_type), np.c_[x, np.ones(len(x))]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        fit = sm.OLS(y.ravel(), design).fit(cov_type=cov_type, use_t=cov_type == "nonrobust")
+        band = fit.get_prediction(design).se_mean
+    assert table.df_residual == fit.df_resid
+    np.testing.assert_allclose([table.aic, table.bic, table.scale], [fit.aic, fit.bic, fit.scale], rtol=1e-8)
+    np.testing.assert_allclose(kormos_opt.predict_interval(model, x, table).standard_error.ravel(), band, rtol=1e-6)
+    elsewhere = np.zeros((1, x.shape[1]))
+    elsewhere[0, 0] = 5.0
+    assert np.isinf(kormos_opt.predict_interval(model, elsewhere, table).standard_error).all()
+
+
+@pytest.mark.parametrize("cov_type", ["nonrobust", "HC0"])
+def test_a_probability_that_rounds_to_one_is_no_separation(cov_type, float64):
+    """One row far out, of the class that it should have."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(100, 1))
+    x[0] = 60.0
+    y = (rng.uniform(size=(100, 1)) < 1 / (1 + np.exp(-1.5 * x))).astype(float)
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    loss = keras.losses.BinaryCrossentropy(from_logits=True)
+    compiled(model, kormos_opt.TrustExact(tol=1e-10), loss).fit(x, y, epochs=50, verbose=0)
+    fit = sm.Logit(y.ravel(), np.c_[x, np.ones(100)]).fit(disp=0, cov_type=cov_type)
+    table = kormos_opt.summary(model, x, y, cov_type=cov_type)
+    np.testing.assert_allclose(table.standard_errors, fit.bse, rtol=1e-5)
+    np.testing.assert_allclose(table.log_likelihood, fit.llf, rtol=1e-8)
