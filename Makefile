@@ -31,6 +31,7 @@ KERAS_TESTS = trainers.trainer $(addprefix callbacks.,backup_and_restore callbac
 	tensorboard terminate_on_nan)
 # Initial weights are moved in their last digits, as another processor would move them: no verdict may change.
 SEEDS = 1 2 3
+RANDOM_CASES = 300
 PERTURBED = -m "not quick" $(addprefix --ignore=tests/,docs contract fit/test_keras_tuner.py fit/test_multi_worker.py \
 	fit/test_sklearn.py) tests
 HOSTS_PYTEST = $(BIN)/python -m pytest -c thorough/pytest.ini -q
@@ -38,7 +39,7 @@ HOSTS_PYTEST = $(BIN)/python -m pytest -c thorough/pytest.ini -q
 test-thorough: $(VENV)/installed docs
 	$(PYTEST) $(ALL_CORES) --thorough --cov
 	for seed in $(SEEDS); do $(PYTEST) $(ALL_CORES) --perturb $$seed $(PERTURBED) || exit 1; done
-	$(PYTEST) $(ALL_CORES) --random-cases 300 tests/fit/test_random_models.py
+	$(PYTEST) $(ALL_CORES) --random-cases $(RANDOM_CASES) tests/fit/test_random_models.py
 	$(HOSTS_PYTEST) -p thorough.scipy_suite --pyargs $(SCIPY_TESTS:%=scipy.optimize.tests.test_%)
 	$(HOSTS_PYTEST) -p thorough.keras_suite --pyargs $(KERAS_TESTS:%=keras.src.%_test)
 	if command -v "$(OLDEST_PYTHON)" > /dev/null; then $(MAKE) test-oldest; \
