@@ -67,8 +67,8 @@ def minimize(
         x0 = np.clip(x0, bounds.lb, bounds.ub)
 
     def make(x0, bounds, constraints, options):
-        problem = {"tol": tol, "bounds": bounds, "constraints": constraints}
-        return METHODS[name].start(x0, **problem | options)
+        by_tol = {} if tol is None else dict.fromkeys(METHODS[name].set_by_tol, tol)
+        return METHODS[name].start(x0, bounds=bounds, constraints=constraints, **by_tol | options)
 
     derivatives = METHODS[name].derivatives != "none"
     listed = constraints or [] if isinstance(constraints, (list, tuple, type(None))) else [constraints]
