@@ -22,6 +22,7 @@ class Linearized:
         lower: Lower bounds of the values.
         upper: Upper bounds.
         jacobian: The derivatives at `x`, of shape `(m, n)`.
+        is_equality: Which values have one bound on both sides, bool of shape `(m,)`.
 
     Example:
 
@@ -37,18 +38,20 @@ class Linearized:
         of_weights = [] if bounds is None else [LinearConstraint(np.eye(x.size), bounds.lb, bounds.ub)]
         constraints = [*constraints, *of_weights]
         self._functions = []
-        lowers, uppers, jacobians = [], [], []
+        values, lowers, uppers, jacobians = [], [], [], []
         for constraint in constraints:
             function, jacobian, lower, upper = _parts(constraint)
-            value = np.atleast_1d(np.asarray(function(x), "float64"))
+            value = np.array(function(x), "float64", ndmin=1)  # a copy: the differences call the function again
             self._functions.append(function)
+            values.append(value)
             lowers.append(np.broadcast_to(np.asarray(lower, "float64"), value.shape))
             uppers.append(np.broadcast_to(np.asarray(upper, "float64"), value.shape))
             derivative = jacobian(x) if callable(jacobian) else _differences(function, x)
             jacobians.append(np.reshape(_dense(derivative), (value.size, x.size)))
-        self.here = self.values(x)
+        self.here = np.concatenate(values)
         self.lower, self.upper = np.concatenate(lowers), np.concatenate(uppers)
         self.jacobian = np.concatenate(jacobians)
+        self.is_equality = self.lower == self.upper
 
     def values(self, x: np.ndarray) -> np.ndarray:
         """All values at `x`, of shape `(m,)`."""
@@ -61,8 +64,8 @@ class Linearized:
             gradient: That of f.
             is_inside: The weights between their bounds, which have the multipliers.
         """
-        rows, inside = self.jacobian[self.lower == self.upper], is_inside
-        multipliers = np.linalg.lstsq(rows[:, inside].T, gradient[inside], rcond=None)[0]
+        rows = self.jacobian[self.is_equality]
+        multipliers = np.linalg.lstsq(rows[:, is_inside].T, gradient[is_inside], rcond=None)[0]
         return gradient - rows.T @ multipliers
 
 
@@ -83,7 +86,7 @@ class ActiveSet:
         self._constraints, self._gradient, self._is_free, self.root = constraints, gradient, is_free, root
         self._rows = np.zeros(0, bool)
         if constraints is not None:
-            self._rows = constraints.lower == constraints.upper
+            self._rows = constraints.is_equality.copy()
             self._update()
 
     def _update(self):
@@ -105,9 +108,9 @@ class ActiveSet:
         """How far a step may go, at most 1, and the constraint that ends it before, `None` where there is none."""
         if self._constraints is None:
             return 1.0, None
-        here, lower, upper = (getattr(self._constraints, name) for name in ("here", "lower", "upper"))
-        change = np.where(self._rows, 0.0, self._constraints.jacobian @ step)
-        room = np.where(change < 0, np.minimum(lower - here, 0.0), np.maximum(upper - here, 0.0))
+        at = self._constraints
+        change = np.where(self._rows, 0.0, at.jacobian @ step)
+        room = np.where(change < 0, np.minimum(at.lower - at.here, 0.0), np.maximum(at.upper - at.here, 0.0))
         with np.errstate(divide="ignore", invalid="ignore"):
             factors = np.where(change != 0, room / change, np.inf)
         ends = int(factors.argmin())

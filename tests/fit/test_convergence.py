@@ -22,6 +22,9 @@ STATSMODELS = [
     "star98", "ccard", "committee", "elnino",
 ]  # fmt: skip
 SKLEARN = ["diabetes", "wine", "breast_cancer", "iris", "linnerud"]
+SETTINGS = pytest.mark.parametrize(
+    "settings", [{}, {"engine": "graph"}, {"precision": "float64"}], ids=["plain", "graph", "float64"]
+)
 
 
 def raw(name):
@@ -74,9 +77,7 @@ def fitted(x, y, optimizer, epochs=1000, **dense):
     "strikes-*",
     "wine-*",
 )
-@pytest.mark.parametrize(
-    "settings", [{}, {"engine": "graph"}, {"precision": "float64"}], ids=["plain", "graph", "float64"]
-)
+@SETTINGS
 @pytest.mark.parametrize("name", [*STATSMODELS, *SKLEARN])
 def test_regressions_in_raw_units_are_solved(name, settings):
     x, y = raw(name)
@@ -106,9 +107,7 @@ def test_regressions_in_raw_units_are_solved(name, settings):
     "strikes-*",
     "wine-*",
 )
-@pytest.mark.parametrize(
-    "settings", [{}, {"engine": "graph"}, {"precision": "float64"}], ids=["plain", "graph", "float64"]
-)
+@SETTINGS
 @pytest.mark.parametrize("name", [*STATSMODELS, *SKLEARN])
 def test_without_units_nothing_false_is_said(name, settings):
     x, y = raw(name)
