@@ -8,6 +8,7 @@ from typing import NamedTuple
 import keras
 
 from kormos_opt.solvers.base import ArraySpec
+from kormos_opt.solvers.recent_steps import RecentSteps
 
 POINT = "position", "objective_value", "objective_gradient"  # what every solver in the graph remembers: x, f, gradient
 SEEDS = 64  # seed generators whose states there is room for at first: Keras's files do not keep them
@@ -27,7 +28,7 @@ class GraphSolverVariables(NamedTuple):
         is_running: 1 while a run can go on from here, 2 where its f is computed in double precision by then.
         seeds: The states of the seed generators, of shape `(room, 2)`.
         nhev: How many Hessian-vector products.
-        curvatures: Those along the steps, of shape `(3,)`; zeros before a run.
+        steps: The last ones, as `RecentSteps` has them.
         scale: Of the units in which the solver sees the weights, of shape `(n,)`; zeros for 1.
         shift: For centered inputs their means in these units, else 0; of shape `(n,)`.
         point: The weights themselves, of shape `(n,)`, where the solver has others.
@@ -39,7 +40,7 @@ class GraphSolverVariables(NamedTuple):
     is_running: keras.Variable
     seeds: keras.Variable
     nhev: keras.Variable
-    curvatures: keras.Variable
+    steps: keras.Variable
     scale: keras.Variable
     shift: keras.Variable
     point: keras.Variable
@@ -60,9 +61,9 @@ class GraphSolverVariables(NamedTuple):
         counters = {name: add_variable((), dtype="int64", name=name) for name in ("nit", "nfev", "is_running")}
         seeds = add_variable((max(seeds, SEEDS), 2), dtype="int64", name="seeds")
         nhev, shape = add_variable((), dtype="int64", name="nhev"), specs["position"].shape
-        curvatures = add_variable((3,), dtype="float64", name="curvatures")
+        steps = add_variable(RecentSteps.shape(*shape), dtype="float64", name="steps")
         units = {name: add_variable(shape, dtype="float64", name=name) for name in ("scale", "shift", "point")}
-        return cls(state, **counters, seeds=seeds, nhev=nhev, curvatures=curvatures, **units)
+        return cls(state, **counters, seeds=seeds, nhev=nhev, steps=steps, **units)
 
     def fit(self, specs: Mapping[str, ArraySpec], dtype: str) -> bool:
         """Whether they are for a solver that remembers this, in this precision."""
@@ -79,7 +80,7 @@ class GraphSolverVariables(NamedTuple):
             self.is_running,
             self.seeds,
             self.nhev,
-            self.curvatures,
+            self.steps,
             self.scale,
             self.shift,
             self.point,

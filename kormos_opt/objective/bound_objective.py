@@ -93,12 +93,20 @@ class BoundObjective:
 
     @functools.cached_property
     def input_sizes(self) -> InputSizes:
-        """The sizes and means of the inputs of all weights that stand on the data, from one pass."""
-        (sums,) = self._over("input_moments", self.parameters.ravel()).sums
-        squares, means = np.split(sums.numpy() / self._row_count, 2)
+        """The sizes of the inputs of all weights that stand on the data, from two passes.
+
+        The second one is about the means: a deviation of a millionth of the mean would be rounding in the first.
+        """
+        x = self.parameters.ravel()
+        means, squares = self._input_moments(x, np.zeros_like(x))
+        _, variances = self._input_moments(x, means)
         kernels = input_sizes.kernels_with_bias(self.parameters, self.objective.terms.biases)
-        squares += np.where(squares > 0, input_sizes.penalties(self.parameters), 0.0)
-        return InputSizes(np.sqrt(squares), means, kernels)
+        penalties = np.where(squares > 0, input_sizes.penalties(self.parameters), 0.0)
+        return InputSizes(np.sqrt(squares + penalties), means, np.sqrt(variances + penalties), kernels)
+
+    def _input_moments(self, x, origin):
+        (sums,) = self._over("input_moments", x, origin).sums
+        return np.split(sums.numpy() / self._row_count, 2)
 
     def check_start(self, evaluation: Evaluation) -> None:
         """Raises `ValueError` if f or its gradient is not finite where a run shall start."""

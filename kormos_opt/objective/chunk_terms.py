@@ -55,7 +55,7 @@ class ChunkTerms:
             "value": ChunkFunction(self._value, lambda x: ((),), lambda: self.logs),
             "hvp": ChunkFunction(self._hvp_of_chunk, lambda x, p: (p.shape,)),
             "hvps": ChunkFunction(self._hvps, lambda x, p: (p.shape,)),
-            "input_moments": ChunkFunction(self._input_moments, lambda x: ((2 * self.parameters.size,),)),
+            "input_moments": ChunkFunction(self._input_moments, lambda *_: ((2 * self.parameters.size,),)),
             "null_loss": ChunkFunction(self._null_loss, lambda x: ((),)),
             "misfits": ChunkFunction(self._misfits, lambda x: ((len(self.ranged_losses), 2),)),
             "denominators": ChunkFunction(self.denominators, lambda x: ((self.counted_losses,),)),
@@ -100,14 +100,15 @@ class ChunkTerms:
         return (tf.reshape(tf.stack(counts), (-1, 2)),), {}
 
     def _input_moments(self, point, chunk, total_rows, loss_denominators):
-        """The mean squares and the means of the inputs of kernels that stand on the data."""
+        """The means of the inputs of kernels that stand on the data, and of their squares; less an origin."""
+        _, origin = point
         reductions, rows = _reductions(chunk, total_rows, loss_denominators)
 
         def run():
             self._run_train_step(chunk, reductions)
 
         tape = tf.GradientTape(persistent=True)
-        moments, self.biases = input_sizes.moments_of_chunk(self.parameters, run, tape)
+        moments, self.biases = input_sizes.moments_of_chunk(self.parameters, run, tape, origin)
         return (rows * moments,), {}
 
     def _gradient(self, point, chunk, total_rows, loss_denominators):

@@ -24,21 +24,32 @@ class InputSizes(NamedTuple):
     Attributes:
         size: Their root mean squares, L2 penalties included, float64 of shape `(n,)`.
         mean: Their means, of shape `(n,)`.
+        deviation: Their standard deviations, L2 penalties included, of shape `(n,)`.
         kernels: The kernels with a bias, which could take up the means.
     """
 
     size: np.ndarray
     mean: np.ndarray
+    deviation: np.ndarray
     kernels: tuple[Centered, ...]
 
+    @staticmethod
+    def range_of(values: np.ndarray) -> tuple[float, float]:
+        """The smallest and the largest of those that are not 0."""
+        there = values[values > 0]
+        return (there.min(), there.max()) if there.size else (0.0, 0.0)
 
-def moments_of_chunk(parameters: FlatParameters, run, tape: tf.GradientTape) -> tuple[tf.Tensor, dict]:
-    """The mean squares of the inputs of a chunk by weight, then their means: float64 of shape `(2 n,)`.
+
+def moments_of_chunk(
+    parameters: FlatParameters, run, tape: tf.GradientTape, origin: tf.Tensor
+) -> tuple[tf.Tensor, dict]:
+    """The means of the inputs of a chunk by weight, then those of their squares: float64 of shape `(2 n,)`.
 
     Args:
         parameters: The weights.
         run: Runs the train step.
         tape: It watches the weights while the train step runs: what depends on them is no data.
+        origin: What is taken from the inputs of each weight first, float64 of shape `(n,)`.
 
     Returns:
         The moments, and the biases that are added to products with these kernels, both by `id`.
@@ -47,19 +58,20 @@ def moments_of_chunk(parameters: FlatParameters, run, tape: tf.GradientTape) -> 
     with tracing.recorded_inputs(lambda *call: recorded.append(call)), tape:
         run()
     variables = [variable.value for variable in parameters.variables]
-    squares: dict[int, tf.Tensor] = {}
+    origins = dict(zip(parameters.ids, parameters.unravel(origin), strict=True))
     means: dict[int, tf.Tensor] = {}
+    squares: dict[int, tf.Tensor] = {}
     biases: dict = {}
     for kernel, bias, inputs in recorded:
         if id(kernel) not in parameters.ids or _depends(tape, inputs, variables):
             continue
-        values = tf.cast(inputs, tf.float64)
+        values = tf.cast(inputs, tf.float64) - _of_columns(origins[id(kernel)])
         axes = list(range(values.shape.rank - 1))
         biases[id(kernel)] = bias if id(kernel) not in squares else None  # not where two inputs differ in their means
-        for moments, columns in ((squares, tf.square(values)), (means, values)):
+        for moments, columns in ((means, values), (squares, tf.square(values))):
             mean = tf.broadcast_to(tf.reduce_mean(columns, axis=axes)[:, None], kernel.shape)
             moments[id(kernel)] = moments.get(id(kernel), 0.0) + mean
-    flat = [parameters.ravel_values([each.get(key) for key in parameters.ids]) for each in (squares, means)]
+    flat = [parameters.ravel_values([each.get(key) for key in parameters.ids]) for each in (means, squares)]
     return tf.concat(flat, axis=0), biases
 
 
@@ -98,22 +110,39 @@ def may_be_unlike(data) -> bool:
         data: What `train_step` takes, all rows.
     """
     x = data[0] if isinstance(data, tuple) else data
-    largest = [_largest(leaf) for leaf in tf.nest.flatten(x) if leaf is not None and leaf.shape.rank]
-    return are_unlike(np.concatenate([each for each in largest if each is not None] or [np.zeros(0)]))
+    extents = [_extents(leaf) for leaf in tf.nest.flatten(x) if leaf is not None and leaf.shape.rank]
+    return are_unlike(*np.concatenate([each for each in extents if each is not None] or [np.zeros((2, 0))], axis=1))
 
 
-def are_unlike(sizes: np.ndarray) -> bool:
-    """Whether the largest of these sizes and 1, that of a bias, is `UNLIKE` times the smallest."""
-    sizes = sizes[(sizes > 0) & np.isfinite(sizes)]
-    return bool(sizes.size) and max(sizes.max(), 1.0) > UNLIKE * min(sizes.min(), 1.0)
+def are_unlike(size: np.ndarray, deviation: np.ndarray) -> bool:
+    """Whether these sizes and 1, that of a bias, differ by more than `UNLIKE` times, or a column from its variation.
+
+    Args:
+        size: The sizes of the columns.
+        deviation: By how much they vary.
+    """
+    is_known = (size > 0) & np.isfinite(size)
+    size, deviation = size[is_known], deviation[is_known]
+    if not size.size:
+        return False
+    varies = deviation > 0
+    is_far = bool((size[varies] > UNLIKE * deviation[varies]).any())
+    return is_far or max(size.max(), 1.0) > UNLIKE * min(size.min(), 1.0)
 
 
-def _largest(leaf):
-    """Of every column, `None` for words."""
+def _of_columns(of_kernel):
+    """What all weights of a column have in common."""
+    return tf.cast(tf.reshape(of_kernel, (-1, *of_kernel.shape[-2:]))[0, :, 0], tf.float64)
+
+
+def _extents(leaf):
+    """The largest entry of every column, and its standard deviation; `None` for words."""
     if not (leaf.dtype.is_floating or leaf.dtype.is_integer):
         return None
     columns = leaf if leaf.shape.rank > 1 else leaf[:, None]
-    return tf.reduce_max(tf.abs(tf.cast(columns, tf.float64)), axis=list(range(columns.shape.rank - 1))).numpy()
+    columns, axes = tf.cast(columns, tf.float64), list(range(columns.shape.rank - 1))
+    deviation = tf.math.reduce_std(columns, axis=axes)
+    return np.array([tf.reduce_max(tf.abs(columns), axis=axes).numpy(), deviation.numpy()])
 
 
 def _depends(tape, inputs, variables):

@@ -135,8 +135,9 @@ class SavesSolverState(keras.optimizers.Optimizer):
         if index is not None and str(index) in values:
             self._make_room_for_seeds(values[str(index)].shape[0])
         for i, variable in enumerate(self._variables):
-            if str(i) not in values:  # left out of the file: it stays as it is
-                values[str(i)] = np.asarray(variable)
+            is_from_before = variables is not None and variable is variables.steps
+            if str(i) not in values or (is_from_before and values[str(i)].shape != variable.shape):
+                values[str(i)] = np.asarray(variable)  # left out of the file: it stays as it is
         super().load_own_variables(values)
 
     def _saves(self, size):

@@ -38,6 +38,8 @@ _ROUNDS = 6  # of constraints that are kept equal
 _NEAR = 1e-6  # of the largest weight: at a bound
 PRODUCTS = _PROBES + _STEPS
 """Hessian products at most, for each set of constraints that is looked at."""
+EVALUATIONS = 1 + len(_LENGTHS) + len(_SHORTER)
+"""Evaluations at most, likewise."""
 
 
 def remaining_gain(

@@ -9,7 +9,7 @@ from kormos_opt.solvers.units import Centered, Units, powers_of_two
 
 NAMED = ("auto", "inputs", "jac")
 EXPECTED = '"auto", "inputs", "jac", None, or positive numbers, one for each weight'
-_CONSTANT = 1e-6  # a deviation, of the size of a column: next to nothing varies
+_CONSTANT = 10  # times the resolution of a column: nothing varies
 
 
 def is_valid(x_scale) -> bool:
@@ -41,24 +41,32 @@ def of_weights(x_scale, size: int) -> np.ndarray:
     return powers_of_two(np.broadcast_to(values, (size,)))
 
 
-def of_inputs(size: np.ndarray, mean: np.ndarray, kernels: Sequence[Centered], centers: bool) -> Units:
+def of_inputs(
+    size: np.ndarray,
+    mean: np.ndarray,
+    deviation: np.ndarray,
+    kernels: Sequence[Centered],
+    centers: bool,
+    resolution: float,
+) -> Units:
     """Units in which the inputs are of size 1; as if they were standardized, where a bias can take up their means.
 
     Args:
         size: The root mean squares of the inputs by weight, float64 of shape `(n,)`, 0 where there are none.
         mean: Their means, of shape `(n,)`.
+        deviation: Their standard deviations, of shape `(n,)`.
         kernels: The kernels with a bias.
         centers: Whether the means may be taken up.
+        resolution: The relative resolution of f. What varies by less is constant to it.
     """
-    deviation, shift = np.where(size > 0, size, 1.0), np.zeros_like(size)
+    unit, shift = np.where(size > 0, size, 1.0), np.zeros_like(size)
     centered = list(kernels) if centers else []
     for part in centered:
         place = slice(part.kernel, part.kernel + part.rows * part.columns)
-        variance = np.maximum(size[place] ** 2 - mean[place] ** 2, 0.0)
-        varies = variance > (_CONSTANT * size[place]) ** 2
-        deviation[place] = np.where(varies, np.sqrt(variance), deviation[place])
+        varies = deviation[place] > _CONSTANT * resolution * size[place]
+        unit[place] = np.where(varies, deviation[place], unit[place])
         shift[place] = np.where(varies, mean[place], 0.0)
-    scale = powers_of_two(1 / deviation)
+    scale = powers_of_two(1 / unit)
     return Units(scale, shift * scale, centered)
 
 

@@ -12,9 +12,11 @@ import numpy as np
 import tensorflow as tf
 from scipy.optimize import Bounds, OptimizeResult
 
+from kormos_opt.objective import precision
 from kormos_opt.objective.bound_objective import BoundObjective
 from kormos_opt.objective.build import variant_of
 from kormos_opt.solvers.base import EvaluateWithGradient, HessianProduct, run_to_end
+from kormos_opt.solvers.change_of_variables import in_own_variables
 from kormos_opt.solvers.linearized import Linearized
 from kormos_opt.solvers.remaining_gain import remaining_gain
 from kormos_opt.solvers.termination import TerminationReason, rests_on_gradient
@@ -27,7 +29,7 @@ _LITTLE_WHERE_LOOSE = 0.1
 _LITTLE_OF_NULL = 5e-5  # of the loss that the best constant has
 _ROUNDING = 1e-6  # of a loss in float32
 _FLAT = 1e-3  # of the loss: a slope that is next to zero
-_ENOUGH_STEPS, _ALIKE, _CAUTION = 5, 1e3, 100.0
+_CAUTION = 100.0  # times what a quadratic would gain
 _MAY_NOT_BE = (
     TerminationReason.RESOLUTION,
     TerminationReason.SMALL_REDUCTION,
@@ -53,8 +55,8 @@ def needs_certificate(stage: Stage, run: Run, objective: BoundObjective, may_go_
     """Whether what is left has to be asked.
 
     Not where the user gave a tolerance for the gradient, or one for the loss that is larger than that of the method;
-    nor, without constraints, where the steps so far have seen curvatures that are alike, and the gradient is small for
-    the smallest of them: f falls by `|jac|^2 / (2 curvature)` at most.
+    nor, without constraints, where the steps so far have told the smallest curvature, and the gradient is small for it:
+    f falls by `|jac|^2 / (2 curvature)` at most.
 
     Args:
         stage: The stage.
@@ -73,14 +75,12 @@ def needs_certificate(stage: Stage, run: Run, objective: BoundObjective, may_go_
         return False
     if stage.has_loose_tolerances and ending is TerminationReason.SMALL_REDUCTION:
         return False
-    if stage.constraints:
+    if stage.constraints or run.steps is None or accepted.jac is None:
         return True
-    smallest, largest, count = run.curvatures.values
-    if accepted.jac is None or count < _ENOUGH_STEPS or largest > _ALIKE * smallest:
-        return True
-    own = accepted.jac if run.units is None else run.units.own_gradient(accepted.jac)
-    most = _CAUTION * (own @ own) / (2 * smallest)
-    return bool(most > LITTLE * abs(accepted.fun) and most > _LITTLE_OF_NULL * _null_loss(objective))
+    smallest = run.steps.smallest_curvature(accepted.fun, precision.resolution(objective.objective.dtype))
+    own = run.units.own_gradient(accepted.jac)
+    most = _CAUTION * (own @ own) / 2
+    return bool(most > smallest * max(LITTLE * abs(accepted.fun), _LITTLE_OF_NULL * _null_loss(objective)))
 
 
 def _null_loss(objective):
@@ -101,21 +101,28 @@ def left_to_gain(objective: BoundObjective, run: Run, bounds: Bounds | None, sta
             that of the method a tenth of the loss is little.
 
     Returns:
-        Its result, with `nfev`, the evaluations, `is_little`, and `is_flat`: whether the model is no better than a
-        constant, with no better point in sight.
+        Its result, with `nhev`, the products and the evaluations beside them, `nfev`, the evaluations of a method
+        without derivatives, `is_little`, and `is_flat`: whether the model is no better than a constant, with no better
+        point in sight.
     """
     x, constraints = run.accepted.x, resolve(stage.constraints, objective.parameters, stage.method)
     has_derivatives = stage.method.derivatives != "none"
     if objective.objective.dtype != "float64":
         x = objective.parameters.round(x)
     linearized = Linearized(constraints, x, bounds) if constraints else None
+
+    def look():
+        if linearized is not None:
+            return remaining_gain(x, bounds, linearized)
+        return in_own_variables(lambda z, limits, *_: remaining_gain(z, limits), x, bounds, (), {}, True, run.units)
+
     try:
         in_float64 = variant_of(objective, float64=True, curvature="exact", copies=False, checks=False)
         oracle = _CountingOracle(in_float64, has_derivatives)
-        found = run_to_end(remaining_gain(x, bounds, linearized), oracle)
+        found = run_to_end(look(), oracle)
     except _REFUSALS:
         oracle = _CountingOracle(objective, has_derivatives)
-        found = run_to_end(remaining_gain(x, bounds, linearized), oracle)
+        found = run_to_end(look(), oracle)
     little = (_LITTLE_WHERE_LOOSE if stage.has_loose_tolerances else LITTLE) * abs(found.fun + found.gain)
     null = _null_loss(objective)
     little = max(little, _LITTLE_OF_NULL * null)
@@ -164,7 +171,7 @@ def _end(result, ending, **words):
 
 
 class _CountingOracle:
-    """Answers `remaining_gain`, and counts."""
+    """Answers `remaining_gain`, and counts: evaluations as products, unless differences stand for these."""
 
     def __init__(self, objective, has_products):
         self._objective = objective
@@ -177,18 +184,18 @@ class _CountingOracle:
         return self.gradient(request.x) if isinstance(request, EvaluateWithGradient) else self.value(request.x)
 
     def value(self, x):
-        self.nfev += 1
+        self._count()
         return self._objective.evaluate(x, gradient=False).fun
 
     def gradient(self, x):
-        self.nfev += 1
+        self._count()
         evaluation = self._objective.evaluate(x)
         return evaluation.fun, evaluation.jac
 
     def product(self, x, p):
         """The exact one; where an operation has no second derivative, the difference quotient of gradients."""
         if self._has_products:
-            self.nhev += 1
+            self._count()
             try:
                 return self._objective.hvps(x, p)
             except _REFUSALS:
@@ -197,3 +204,9 @@ class _CountingOracle:
             return np.zeros_like(p)
         h = 1e-5 * max(1.0, np.abs(x).max()) / np.abs(p).max()
         return (self.gradient(x + h * p)[1] - self.gradient(x - h * p)[1]) / (2 * h)
+
+    def _count(self):
+        if self._has_products:
+            self.nhev += 1
+        else:
+            self.nfev += 1

@@ -10,7 +10,7 @@ from scipy.optimize import LinearConstraint, NonlinearConstraint
 
 import kormos_opt
 from kormos_opt.optimizers import ScipyBatchOptimizer
-from kormos_opt.solvers.remaining_gain import PRODUCTS
+from kormos_opt.solvers.remaining_gain import EVALUATIONS, PRODUCTS
 from kormos_opt.solvers.termination import TerminationReason
 from kormos_opt.training.verdict import LITTLE
 from tests.support.constrained import SUMS, X3, Y3, best_under
@@ -116,7 +116,35 @@ def test_without_units_nothing_false_is_said(name, settings):
     if result.ending is TerminationReason.PROGRESS_LEFT:
         assert excess(x, y, result) > 1e-5  # no wolf
         assert 0 < result.remaining_gain <= result.fun
-        assert result.nhev <= PRODUCTS
+        assert result.nhev <= PRODUCTS + EVALUATIONS
+
+
+def far_from_zero(mean, deviation):
+    """A column that varies little beside its size, and one that does not."""
+    rng = np.random.default_rng(0)
+    columns = rng.normal(size=(40, 2))
+    y = columns @ [1.0, -2.0] + 0.1 * rng.normal(size=40)
+    return columns * [deviation, 10.0] + [mean, 0.0], y
+
+
+FAR = pytest.mark.parametrize(("mean", "deviation"), [(90, 0.5), (2e4, 1e-3), (6e4, 1e-3)])
+
+
+@FAR
+@pytest.mark.parametrize("engine", ["scipy", "graph"])
+def test_columns_far_from_zero_are_solved(mean, deviation, engine, float64):
+    x, y = far_from_zero(mean, deviation)
+    result = fitted(x, y, kormos_opt.LBFGS(engine=engine), epochs=50)
+    assert result.success and excess(x - x.mean(axis=0), y, result) < 1e-9
+
+
+@FAR
+@pytest.mark.parametrize("make", [kormos_opt.LBFGS, kormos_opt.BFGS, kormos_opt.NewtonCG, kormos_opt.TNC])
+def test_nothing_false_is_said_of_columns_far_from_zero(mean, deviation, make, float64):
+    """A direction of small curvature that no step has taken is not seen by the steps."""
+    x, y = far_from_zero(mean, deviation)
+    result = fitted(x, y, make(x_scale=None), epochs=400)
+    assert not result.success or excess(x - x.mean(axis=0), y, result) < 1e-3
 
 
 def test_polish_finishes():

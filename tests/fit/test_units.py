@@ -253,6 +253,13 @@ def test_levenberg_marquardt_has_units_of_its_own(setting):
 
 
 def test_constant_columns_are_not_centered():
-    sizes, means = np.array([5.0, 3.0, 0.0]), np.array([5.0, 1.0, 0.0])
-    units = x_scale.of_inputs(sizes, means, [Centered(0, 2, 1, 2)], centers=True)
-    assert units.shift[0] == 0 and units.shift[1] > 0
+    means = np.array([5.0, 1.0, 5.0, 0.0])
+    deviations = np.array([1e-15, 3.0, 1e-5, 0.0])
+    for resolution, centered in (
+        (2e-16, [False, True, True]),
+        (1e-7, [False, True, True]),
+        (1e-6, [False, True, False]),
+    ):
+        sizes = np.hypot(means, deviations), means, deviations
+        units = x_scale.of_inputs(*sizes, [Centered(0, 3, 1, 3)], centers=True, resolution=resolution)
+        assert (units.shift[:3] != 0).tolist() == centered

@@ -16,12 +16,13 @@ from kormos_opt.objective.bound_objective import BoundObjective
 from kormos_opt.objective.evaluation import Evaluation
 from kormos_opt.solvers.base import run_to_end
 from kormos_opt.solvers.first_step import visible_length
+from kormos_opt.solvers.recent_steps import RecentSteps
 from kormos_opt.solvers.registry import Method
 from kormos_opt.solvers.termination import TerminationReason, words_of
 from kormos_opt.training.runs.graph_step import ENDINGS, GraphStep
 from kormos_opt.training.runs.oracle import ObjectiveOracle
 from kormos_opt.training.runs.restart_reason import RestartReason
-from kormos_opt.training.runs.run import Curvatures, Run
+from kormos_opt.training.runs.run import Run
 from kormos_opt.training.runs.run_state import evaluation_at, rounded
 from kormos_opt.training.runs.solver_units import SolverUnits
 
@@ -75,7 +76,6 @@ class GraphRun(Run):
             evaluation: That of the new f where `before` has ended.
         """
         self.nit, self.nfev, self.nhev, self.units = before.nit, before.nfev, before.nhev, before.units
-        self.curvatures = before.curvatures
         self.update_objective(evaluation)
 
     def count(self, nfev: int, nhev: int) -> None:
@@ -101,7 +101,7 @@ class GraphRun(Run):
             for name, value in self._method.on_objective_change(state).items():
                 self._state[name].assign(value)
         self._say_that_it_runs()
-        self.result = None
+        self.result = self.steps = None
         self._set_accepted(self._as_kept(evaluation))
         return True
 
@@ -157,7 +157,7 @@ class GraphRun(Run):
         self.nfev += stepped.nfev
         if stepped.nit:
             self._set_accepted(self._evaluation_here(stepped.traced))
-            self._variables.curvatures.assign(self.curvatures.values)
+            self._variables.steps.assign(self.steps.values)
         ending, option = ENDINGS[stepped.ending]
         if ending is not None:
             self._end(ending, option)
@@ -200,7 +200,7 @@ class GraphRun(Run):
             variable.assign(value)
         variables.nfev.assign(self.nfev)
         variables.nhev.assign(0)
-        variables.curvatures.assign(self.curvatures.values)
+        variables.steps.assign(RecentSteps.none(x.size).values)
         self._say_that_it_runs()
         self._keep_seeds()
         self._set_accepted(self._as_kept(evaluation))
@@ -236,8 +236,7 @@ class GraphRun(Run):
             int(counter.numpy()) for counter in (variables.nit, variables.nfev, variables.nhev)
         )
         self._set_accepted(self._as_kept(evaluation))
-        if variables.curvatures.numpy().any():
-            self.curvatures = Curvatures(variables.curvatures.numpy())
+        self.steps = RecentSteps(variables.steps.numpy())
         return True
 
     def _keep_seeds(self):

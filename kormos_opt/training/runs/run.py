@@ -10,6 +10,7 @@ import numpy as np
 from scipy.optimize import OptimizeResult
 
 from kormos_opt.objective.evaluation import Evaluation
+from kormos_opt.solvers.recent_steps import RecentSteps
 from kormos_opt.solvers.termination import TerminationReason
 from kormos_opt.training.runs.run_state import RunState
 
@@ -30,27 +31,6 @@ class Oracle(Protocol):
         """The states of the model's seed generators, int64 of shape `(count, 2)`."""
 
 
-NO_CURVATURES = np.inf, 0.0, 0.0
-
-
-class Curvatures:
-    """The curvature of f along the steps of a run, `s'y / s's` in the variables of the solver.
-
-    Attributes:
-        values: The smallest, the largest, and how many there were; float64 of shape `(3,)`.
-    """
-
-    def __init__(self, values=NO_CURVATURES):
-        self.values = np.array(values, "float64")
-
-    def add(self, s: np.ndarray, y: np.ndarray) -> None:
-        """Takes a step and the change of the gradient."""
-        product, length = s @ y, s @ s
-        if product > 0 and length > 0:
-            smallest, largest, count = self.values
-            self.values[:] = min(smallest, product / length), max(largest, product / length), count + 1
-
-
 class Run:
     """A run of a solver, which a fit advances by iterations. Subclasses say how.
 
@@ -66,7 +46,7 @@ class Run:
         nhev: Products of the Hessian with a vector.
         gradient_norm: The 2-norm of the gradient at the last accepted iterate, `None` without derivatives.
         result: The solver's `OptimizeResult` once it has ended, else `None`.
-        curvatures: Those along its steps.
+        steps: The last ones, `None` before the first iterate.
         arrays: Those that a solver in numpy works on, `None` if it has none.
         keeps_state: Whether it has begun with what the run before knew, of an f that has changed since.
         units: Those in which its solver sees the weights, `None` where nobody said.
@@ -88,7 +68,7 @@ class Run:
         self.accepted = self.position = self.gradient_norm = self.result = None
         self.nit = self.nfev = self.nhev = 0
         self._timed: tuple[float, int] | None = None
-        self.curvatures = Curvatures()
+        self.steps: RecentSteps | None = None
 
     def attach(self, oracle: Oracle) -> None:
         """Another fit goes on with this run, and answers its requests from here on."""
@@ -227,7 +207,8 @@ class Run:
     def _set_accepted(self, evaluation):
         before, self.accepted = self.accepted, evaluation
         if before is not None and not any(each is None for each in (self.units, before.jac, evaluation.jac)):
+            self.steps = self.steps or RecentSteps.none(evaluation.x.size)
             step = self.units.own(evaluation.x - before.x)
-            self.curvatures.add(step, self.units.own_gradient(evaluation.jac - before.jac))
+            self.steps.add(step, self.units.own_gradient(evaluation.jac - before.jac))
         if evaluation.jac is not None:
             self.gradient_norm = float(np.linalg.norm(evaluation.jac))

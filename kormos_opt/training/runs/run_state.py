@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from kormos_opt.objective.bound_objective import BoundObjective
 from kormos_opt.objective.evaluation import Evaluation
+from kormos_opt.solvers.recent_steps import RecentSteps
 
 _OF_SOLVER = "array_"
 
@@ -25,7 +26,7 @@ class RunState(NamedTuple):
         seeds: The states of the model's seed generators, of shape `(count, 2)`.
         scale: The units in which the solver sees the weights, float64 of shape `(n,)`.
         shift: For centered inputs their means in these units, else 0; float64 of shape `(n,)`.
-        curvatures: Those along its steps, as `Curvatures` has them.
+        steps: The last ones, as `RecentSteps` has them.
         float64: 1 where f was computed in double precision by then, else 0.
         arrays: Those of the solver.
     """
@@ -37,7 +38,7 @@ class RunState(NamedTuple):
     seeds: np.ndarray
     scale: np.ndarray
     shift: np.ndarray
-    curvatures: np.ndarray
+    steps: np.ndarray
     float64: np.ndarray
     arrays: Mapping[str, np.ndarray]
 
@@ -45,8 +46,8 @@ class RunState(NamedTuple):
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> RunState:
         """The inverse of `to_arrays`."""
         ones = np.ones_like(arrays["x"])
-        none = np.array([np.inf, 0.0, 0.0])
-        before = {"scale": ones, "shift": 0 * ones, "curvatures": none, "float64": np.array(0)}  # files that had none
+        none = RecentSteps.none(ones.size).values
+        before = {"scale": ones, "shift": 0 * ones, "steps": none, "float64": np.array(0)}  # files that had none
         arrays = before | dict(arrays)
         own = {name: arrays[name] for name in cls._fields if name != "arrays"}
         solvers = {

@@ -20,8 +20,9 @@ from kormos_opt.solvers.base import (
     unknown_request,
 )
 from kormos_opt.solvers.one_blas_thread import one_blas_thread
+from kormos_opt.solvers.recent_steps import RecentSteps
 from kormos_opt.solvers.termination import TerminationReason
-from kormos_opt.training.runs.run import Curvatures, Oracle, Run
+from kormos_opt.training.runs.run import Oracle, Run
 from kormos_opt.training.runs.run_state import RunState
 
 
@@ -77,7 +78,7 @@ class SolverRun(Run):
         run._begin(start)
         run.nit, run.nfev, run.nhev = (int(count) for count in state.counts)
         run._is_from_state = True
-        run.curvatures = Curvatures(state.curvatures)
+        run.steps = RecentSteps(state.steps)
         return run
 
     def state(self) -> RunState | None:
@@ -94,7 +95,7 @@ class SolverRun(Run):
             seeds=self._seeds,
             scale=self.units.scale,
             shift=self.units.shift,
-            curvatures=self.curvatures.values,
+            steps=(self.steps or RecentSteps.none(x.size)).values,
             float64=np.array(int(self.is_in_float64)),
             arrays=self.arrays,
         )

@@ -55,11 +55,13 @@ class SolverUnits:
         is_automatic = setting == "auto" and not x_scale.scales_itself(method)
         if setting == "inputs" or (is_automatic and objective.may_have_unlike_inputs()):
             sizes = objective.input_sizes
-            if setting == "auto" and not input_sizes.are_unlike(sizes.size):
+            if setting == "auto" and not input_sizes.are_unlike(sizes.size, sizes.deviation):
                 return Units(np.ones(size))
             if setting == "auto":
-                self._warn("x_scale", _UNLIKE_INPUTS.format(sizes.size[sizes.size > 0].min(), sizes.size.max()))
-            return x_scale.of_inputs(*sizes, centers)
+                self._warn(
+                    "x_scale", _UNLIKE_INPUTS.format(*sizes.range_of(sizes.size), *sizes.range_of(sizes.deviation))
+                )
+            return x_scale.of_inputs(*sizes, centers, precision.resolution(objective.objective.dtype))
         return Units(np.ones(size))
 
 
@@ -74,6 +76,7 @@ def _column_sizes(objective):
 
 
 _UNLIKE_INPUTS = (
-    "The inputs are of sizes from {:.2g} to {:.2g}. The solver works as if they were standardized; weights, bounds and "
-    'results stay in your units. x_scale="inputs" asks for this without this line, x_scale=None switches it off.'
+    "The inputs are of sizes from {:.2g} to {:.2g} and deviations from {:.2g} to {:.2g}. The solver works as if they "
+    'were standardized; weights, bounds and results stay in your units. x_scale="inputs" asks for this without this '
+    "line, x_scale=None switches it off."
 )
