@@ -176,10 +176,11 @@ FILES = Path(__file__).parents[1] / "files"
         ("slsqp", ["SLSQP"]),
         ("chain", ["L-BFGS-B", "Newton-CG"]),
         ("lbfgs_tfp", ["L-BFGS-TFP"]),
+        ("lbfgs_graph", ["L-BFGS-graph"]),
     ],
 )
 def test_files_of_earlier_versions_load(name, stages):
-    """Written when every module stood at the root of the package; the memory of tfp goes on where it was."""
+    """Most were written when every module stood at the root of the package. The memory in variables goes on."""
     path = FILES / f"{name}_0.1.keras"
     with zipfile.ZipFile(path) as file:
         knows_layers = "quantization_config" in inspect.signature(keras.layers.Dense).parameters
@@ -192,8 +193,8 @@ def test_files_of_earlier_versions_load(name, stages):
     history = model.fit(x, y, epochs=6, initial_epoch=4, verbose=0).history
     assert history["loss"][1] < history["loss"][0]
     assert int(model.optimizer.iterations) == 6
-    if name == "lbfgs_tfp":
-        assert history["fg_evals"][0] > 10  # counted from the first fit on
+    if name in ("lbfgs_tfp", "lbfgs_graph"):
+        assert history["fg_evals"][0] > 5  # counted from the first fit on
     if name == "lbfgs":
         assert model.optimizer.get_config()["bounds"] == {"out/kernel": [None, 4]}
         assert model.optimizer.memory == 5
