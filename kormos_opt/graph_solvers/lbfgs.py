@@ -25,7 +25,7 @@ import tensorflow as tf
 from kormos_opt.graph_solvers.line_search import Found, dot, search
 from kormos_opt.graph_solvers.variables import OPTIONS, POINT
 from kormos_opt.solvers.base import ArraySpec
-from kormos_opt.solvers.registry import Method, register
+from kormos_opt.solvers.registry import AutoMethod, GraphMethod, register
 
 _EPSILON = float(np.finfo(float).eps)
 
@@ -160,7 +160,7 @@ def _products(pairs, vector):
 _OPTIONS = {**OPTIONS, "maxls": 20, "memory": 10}
 
 register(
-    Method(
+    GraphMethod(
         "L-BFGS-graph",
         variables=variables,
         step=step,
@@ -174,4 +174,12 @@ register(
         ),
     )
 )
-register(Method("L-BFGS-auto", choices=("L-BFGS-graph", "L-BFGS-B"), options=_OPTIONS, tolerances=("ftol", "gtol")))
+register(
+    AutoMethod(
+        "L-BFGS-auto",
+        in_graph="L-BFGS-graph",
+        in_numpy="L-BFGS-B",
+        options=_OPTIONS,
+        tolerances=("ftol", "gtol"),
+    )
+)

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from kormos_opt.graph_solvers.variables import OPTIONS, POINT
 from kormos_opt.solvers.base import ArraySpec
-from kormos_opt.solvers.registry import Method, register
+from kormos_opt.solvers.registry import GraphMethod, register
 
 _SUFFICIENT_DECREASE, _CURVATURE = 1e-4, 0.9  # of the strong Wolfe conditions at step 1
 
@@ -101,7 +101,7 @@ def _tfp():
 
 
 register(
-    Method(
+    GraphMethod(
         "L-BFGS-TFP",
         variables=variables,
         step=step,

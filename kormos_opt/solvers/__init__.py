@@ -4,7 +4,7 @@ A solver of your own is a generator and a row of the registry. It is then a meth
 
 >>> import keras, kormos_opt, numpy as np
 >>> from scipy.optimize import OptimizeResult
->>> from kormos_opt.solvers import EvaluateWithGradient, Iterate, Method, register
+>>> from kormos_opt.solvers import EvaluateWithGradient, Iterate, NumpyMethod, register
 >>> def steepest_descent(x0, tol=1e-6, step=0.1):
 ...     x = x0
 ...     while True:
@@ -13,7 +13,7 @@ A solver of your own is a generator and a row of the registry. It is then a meth
 ...             return OptimizeResult(x=x, success=True, message="Converged: the gradient is small")
 ...         x = x - step * jac
 ...         yield Iterate(x)
->>> _ = register(Method("fixed-step-descent", "gradient", steepest_descent, tolerances=()))
+>>> _ = register(NumpyMethod("fixed-step-descent", "gradient", steepest_descent, tolerances=()))
 >>> model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
 >>> model.compile(optimizer="fixed-step-descent", loss="mse")
 >>> history = model.fit(np.array([[-1.0], [1.0]]), np.array([[-2.0], [4.0]]), epochs=200, verbose=0)
@@ -34,17 +34,21 @@ from kormos_opt.solvers.base import (
     Solver,
     TransposedProduct,
 )
-from kormos_opt.solvers.registry import Method, register
+from kormos_opt.solvers.registry import GraphMethod, NumpyMethod, register
+
+Method = NumpyMethod  # its name before
 
 __all__ = [
     "ArraySpec",
     "EvaluateValue",
     "EvaluateWithGradient",
+    "GraphMethod",
     "HessianProduct",
     "Iterate",
     "Jacobian",
     "JacobianProduct",
     "Method",
+    "NumpyMethod",
     "Request",
     "Residuals",
     "Solver",

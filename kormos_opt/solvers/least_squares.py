@@ -14,7 +14,7 @@ from scipy.optimize import Bounds, OptimizeResult
 from scipy.sparse.linalg import LinearOperator
 
 from kormos_opt.solvers.base import Jacobian, JacobianProduct, Residuals, Solver, TransposedProduct
-from kormos_opt.solvers.registry import Method, register
+from kormos_opt.solvers.registry import NumpyMethod, register
 from kormos_opt.solvers.scipy_thread import in_thread
 from kormos_opt.solvers.termination import TerminationReason
 
@@ -222,7 +222,7 @@ def _check_lm(residuals, x0, bounds, loss, products):
 
 
 register(
-    Method(
+    NumpyMethod(
         "Levenberg-Marquardt",
         "jacobian",
         minimize,

@@ -3,16 +3,16 @@
 import functools
 
 from kormos_opt.solvers import scipy_lbfgsb, scipy_minimize, scipy_options
-from kormos_opt.solvers.registry import Method, register
+from kormos_opt.solvers.registry import NumpyMethod, register
 
-METHODS: dict[str, Method] = {}
+METHODS: dict[str, NumpyMethod] = {}
 """The rows of scipy, by their names in lower case. `tests/unit/test_memory.py` measures their matrices."""
 
 
 def _row(name, derivatives, reference, limits=("maxiter",), tolerances=("gtol",), start=None, **others):
     page = name.lower().replace("l-bfgs-b", "lbfgsb").replace("-", "")
     METHODS[name.lower()] = register(
-        Method(
+        NumpyMethod(
             name,
             derivatives,
             start=start or functools.partial(scipy_minimize.minimize, method=name, derivatives=derivatives),

@@ -21,7 +21,7 @@ from scipy.linalg import LinAlgError, blas, cholesky
 from scipy.optimize._dcsrch import DCSRCH
 
 from kormos_opt.solvers.base import ArraySpec, EvaluateWithGradient, Iterate, Solver
-from kormos_opt.solvers.registry import Method, register
+from kormos_opt.solvers.registry import NumpyMethod, register
 from kormos_opt.solvers.termination import TerminationReason
 
 _C1, _C2 = 1e-4, 0.9  # of the strong Wolfe conditions
@@ -271,9 +271,10 @@ def _result(point, ending, option=""):
 
 for name, scaling in (("SS-Broyden", broyden), ("SS-BFGS", scaled_bfgs)):
     register(
-        Method(
+        NumpyMethod(
             name,
-            start=functools.partial(minimize, scaling),
+            "gradient",
+            functools.partial(minimize, scaling),
             variables=variables,
             on_objective_change=on_objective_change,
             tolerances=("gtol",),

@@ -8,7 +8,7 @@ import numpy as np
 from scipy.optimize import Bounds
 
 from kormos_opt.objective.flat_parameters import FlatParameters
-from kormos_opt.solvers.registry import Method, names_of
+from kormos_opt.solvers.registry import Method, NumpyMethod, names_of
 
 
 def resolve(bounds, parameters: "FlatParameters", method: Method) -> Bounds | None:
@@ -44,7 +44,7 @@ def resolve(bounds, parameters: "FlatParameters", method: Method) -> Bounds | No
         return None
     if not method.bounds:
         received = f"bounds={bounds!r}" if bounds is not None else "a variable with the constraint NonNeg"
-        takers = names_of(lambda each: each.bounds) if method.start is not None else method.instead
+        takers = names_of(lambda each: each.bounds) if isinstance(method, NumpyMethod) else method.instead
         raise ValueError(f"Expected no bounds for {method.name}, which takes none. Received: {received}. Use {takers}.")
     empty = np.flatnonzero(resolved.lb > resolved.ub)
     if empty.size:

@@ -8,6 +8,7 @@ from scipy.optimize import Bounds
 from typing_extensions import Unpack
 
 from kormos_opt.solvers import registry
+from kormos_opt.solvers.registry import AutoMethod, NumpyMethod
 from kormos_opt.stages import constraints
 from kormos_opt.stages.options import check_options, is_positive_integer
 from kormos_opt.stages.stage import AutoStage, GraphStage, SolverStage, Stage
@@ -80,11 +81,11 @@ class Plan:
             "options": {**self._preset.get(method.name, {}), **given},
             "constraints": constraints.as_list(settings["constraints"]),
         }
-        if method.start is not None:
-            return SolverStage(**settings)
-        if not method.choices:
-            return GraphStage(**settings)
-        in_graph, in_numpy = (self._with(registry.find(name), settings, given) for name in method.choices)
+        if not isinstance(method, AutoMethod):
+            return SolverStage(**settings) if isinstance(method, NumpyMethod) else GraphStage(**settings)
+        in_graph, in_numpy = (
+            self._with(registry.find(name), settings, given) for name in (method.in_graph, method.in_numpy)
+        )
         return AutoStage(**in_graph, fallback=SolverStage(**in_numpy))
 
     def _with(self, method, settings, given):

@@ -17,7 +17,7 @@ from scipy.optimize import Bounds
 from kormos_opt.objective.flat_parameters import FlatParameters
 from kormos_opt.solvers.base import ArraySpec, Solver
 from kormos_opt.solvers.change_of_variables import in_own_variables
-from kormos_opt.solvers.registry import Method
+from kormos_opt.solvers.registry import GraphMethod, Method, NumpyMethod
 from kormos_opt.solvers.units import Units
 from kormos_opt.stages import bounds, constraints, matrices, x_scale
 
@@ -97,11 +97,13 @@ class Stage:
     @property
     def is_in_graph(self) -> bool:
         """Whether the solver keeps what it knows in variables of the optimizer."""
-        return self.method.start is None
+        return isinstance(self, GraphStage)
 
 
 class SolverStage(Stage):
     """A stage of a method in numpy."""
+
+    method: NumpyMethod
 
     def remembered(self, parameters: "FlatParameters") -> dict[str, ArraySpec] | None:
         """The arrays that its solver works on and a file keeps, `None` if it has none."""
@@ -167,10 +169,11 @@ class SolverStage(Stage):
 class GraphStage(Stage):
     """A stage of a method in the graph."""
 
+    method: GraphMethod
+
     def remembered(self, size: int) -> dict[str, ArraySpec]:
         """The variables that keep what the solver knows."""
-        variables = self.method.variables
-        return {} if variables is None else dict(variables(size, self.settings))
+        return dict(self.method.variables(size, self.settings))
 
     @property
     def settings(self) -> dict:

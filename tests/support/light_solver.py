@@ -8,7 +8,7 @@ import tensorflow as tf
 
 import kormos_opt
 from kormos_opt.graph_solvers.variables import OPTIONS
-from kormos_opt.solvers import ArraySpec, Method, register
+from kormos_opt.solvers import ArraySpec, GraphMethod, register
 
 
 def variables(size, options):
@@ -49,7 +49,7 @@ def step(value_and_gradient, state, nit, options):
 def register_light_solver():
     """Makes it known as "light-graph"."""
     options = {**OPTIONS, "maxls": 30}
-    register(Method("light-graph", variables=variables, step=step, options=options, tolerances=("ftol", "gtol")))
+    register(GraphMethod("light-graph", variables=variables, step=step, options=options, tolerances=("ftol", "gtol")))
 
 
 def light(**arguments):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import kormos_opt
-from kormos_opt.solvers.registry import Method
+from kormos_opt.solvers.registry import NumpyMethod
 from kormos_opt.solvers.termination import TerminationReason
 from kormos_opt.stages.stage import SolverStage
 from kormos_opt.training.fit import Fit
@@ -64,8 +64,9 @@ def test_the_double_has_what_a_fit_asks_for(optimizer):
     assert type(optimizer) is not Optimizer or own - {"result"} <= asked
 
 
-def stage(solver, epochs=None, pretrain_fn=None, **row):
-    return SolverStage(Method("scripted", start=solver, options={}, **row), epochs, pretrain_fn, {}, None, None, [])
+def stage(solver, epochs=None, pretrain_fn=None, derivatives="gradient", **row):
+    method = NumpyMethod("scripted", derivatives, solver, options={}, **row)
+    return SolverStage(method, epochs, pretrain_fn, {}, None, None, [])
 
 
 class Fitted:

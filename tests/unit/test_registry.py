@@ -8,7 +8,7 @@ from scipy.optimize import OptimizeResult
 
 import kormos_opt
 from kormos_opt.graph_solvers.variables import OPTIONS
-from kormos_opt.solvers import ArraySpec, EvaluateWithGradient, Iterate, Method, register, registry
+from kormos_opt.solvers import ArraySpec, EvaluateWithGradient, GraphMethod, Iterate, NumpyMethod, register, registry
 from kormos_opt.solvers.testing import drive
 from tests.support.helpers import flat_weights, quadratic
 from tests.support.problems import compiled, linear, regression
@@ -31,7 +31,7 @@ def steepest_descent(x0, tol=1e-6, step=0.05):
 
 @pytest.fixture(autouse=True)
 def row():
-    yield register(Method("steepest-descent", "gradient", steepest_descent))
+    yield register(NumpyMethod("steepest-descent", "gradient", steepest_descent))
     registry.METHODS.pop("steepest-descent")
 
 
@@ -119,13 +119,13 @@ def test_in_a_chain_and_in_a_file(tmp_path):
 
 
 def test_a_name_is_taken_once():
-    assert register(Method("steepest-descent", "gradient", steepest_descent)).name == "steepest-descent"
+    assert register(NumpyMethod("steepest-descent", "gradient", steepest_descent)).name == "steepest-descent"
     with pytest.raises(ValueError, match="Expected a name that no other solver has"):
-        register(Method("l-bfgs-b", "gradient", steepest_descent))
-    with pytest.raises(ValueError, match="Expected `start` for a solver in numpy"):
-        Method("nothing")
-    with pytest.raises(ValueError, match="Expected the options of a solver in the graph"):
-        Method("nothing", variables=lambda size, options: {}, step=graph_descent)
+        register(NumpyMethod("l-bfgs-b", "gradient", steepest_descent))
+    with pytest.raises(TypeError, match="start"):
+        NumpyMethod("nothing", "gradient")
+    with pytest.raises(TypeError, match="options"):
+        GraphMethod("nothing", variables=lambda size, options: {}, step=graph_descent)
 
 
 def test_unknown_names_list_the_known():
@@ -134,8 +134,8 @@ def test_unknown_names_list_the_known():
 
 
 def test_a_solver_without_tol_takes_none():
-    register(Method("steepest-descent", "gradient", steepest_descent))
-    register(Method("stubborn", "gradient", lambda x0: iter(())))
+    register(NumpyMethod("steepest-descent", "gradient", steepest_descent))
+    register(NumpyMethod("stubborn", "gradient", lambda x0: iter(())))
     try:
         with pytest.raises(ValueError, match="Expected no tol for stubborn"):
             kormos_opt.ScipyBatchOptimizer(method="stubborn", tol=1e-3)
@@ -157,7 +157,7 @@ def test_a_solver_in_the_graph_is_one_row_too(tmp_path, float64):
     def variables(size, options):
         return {name: ArraySpec((size,) if kind == "x" else ()) for name, kind in names.items()}
 
-    register(Method("graph-descent", variables=variables, step=graph_descent, options={**OPTIONS, "step": 0.05}))
+    register(GraphMethod("graph-descent", variables=variables, step=graph_descent, options={**OPTIONS, "step": 0.05}))
     try:
         x, y = regression(dtype="float64")
         models = [compiled(linear(), kormos_opt.ScipyBatchOptimizer(method=name)) for name in NAMES]

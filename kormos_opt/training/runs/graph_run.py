@@ -17,7 +17,7 @@ from kormos_opt.objective.evaluation import Evaluation
 from kormos_opt.solvers.base import run_to_end
 from kormos_opt.solvers.first_step import visible_length
 from kormos_opt.solvers.recent_steps import RecentSteps
-from kormos_opt.solvers.registry import Method
+from kormos_opt.solvers.registry import GraphMethod
 from kormos_opt.solvers.termination import TerminationReason, words_of
 from kormos_opt.training.runs.graph_step import ENDINGS, GraphStep
 from kormos_opt.training.runs.oracle import ObjectiveOracle
@@ -47,7 +47,7 @@ class GraphRun(Run):
         oracle: ObjectiveOracle,
         step: GraphStep,
         variables: GraphSolverVariables,
-        method: Method,
+        method: GraphMethod,
         gtol: float,
         units: SolverUnits,
     ):

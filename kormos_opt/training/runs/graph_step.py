@@ -19,7 +19,7 @@ from kormos_opt.keras_internals.tracing import traced
 from kormos_opt.objective.bound_objective import BoundObjective
 from kormos_opt.objective.evaluation import Evaluation
 from kormos_opt.solvers.numerics import NEGLIGIBLE_FACTOR, finite_stand_in, is_hidden
-from kormos_opt.solvers.registry import Method
+from kormos_opt.solvers.registry import GraphMethod
 from kormos_opt.solvers.termination import TerminationReason
 from kormos_opt.solvers.units import Units
 
@@ -66,7 +66,7 @@ class GraphStep:
     """
 
     def __init__(
-        self, method: Method, variables: GraphSolverVariables, options: Mapping, resolution: float | None = None
+        self, method: GraphMethod, variables: GraphSolverVariables, options: Mapping, resolution: float | None = None
     ):
         self._method = method
         self._variables = variables

@@ -54,19 +54,18 @@ def start_run(
     objective = oracle.objective
     units = SolverUnits(optimizer.x_scale, objective, warn)
     stage = stage.chosen(objective.parameters, isinstance(objective.data, WholeTensors))
-    run: Run
+    run: Run | None = None
     if isinstance(stage, GraphStage):
-        run = _run_in_graph(stage, model, optimizer, oracle, units)
-    else:
-        run = _run_in_numpy(stage, optimizer, oracle, units, evaluation, before)
+        run = _run_in_graph(stage, model, optimizer, oracle, units, evaluation, before)
+    elif evaluation is None:
+        run = _run_from_file(stage, optimizer, oracle, units)
+    run = run or _new_run(stage, oracle, units, evaluation, before)
     run.is_in_float64 = optimizer.precision == "auto" and objective.objective.settings.float64
-    if isinstance(run, GraphRun) and before is not None and evaluation is not None:
-        run.go_on_from(before, evaluation)
     optimizer.watch(run)
     return run
 
 
-def _run_in_graph(stage, model, optimizer, oracle, units):
+def _run_in_graph(stage, model, optimizer, oracle, units, evaluation, before):
     """With the trace of an earlier run over the same variables if there was one."""
     objective, method = oracle.objective.objective, stage.method
     dtype = vector_dtype(objective.parameters.variables, optimizer.precision)
@@ -75,53 +74,52 @@ def _run_in_graph(stage, model, optimizer, oracle, units):
     if key not in objective.traces:
         resolution = _resolution(stage, objective)
         objective.traces[key] = GraphStep(method, variables, stage.settings, resolution)
-    return GraphRun(oracle, objective.traces[key], variables, method, stage.settings["gtol"], units)
+    run = GraphRun(oracle, objective.traces[key], variables, method, stage.settings["gtol"], units)
+    if before is not None and evaluation is not None:
+        run.go_on_from(before, evaluation)
+    return run
 
 
-def _run_in_numpy(stage, optimizer, oracle, units, evaluation, before):
-    objective, method = oracle.objective, stage.method
-    specs = stage.remembered(objective.parameters)
-    start = objective.parameters.ravel() if evaluation is None else evaluation.x
-    loaded = _loaded(optimizer, objective, specs) if specs is not None and evaluation is None else None
-    arrays, kept = None, {}
-    if loaded is not None:
-        arrays = loaded[1].arrays
-    elif specs is not None:
-        if before is not None and method.on_objective_change is not None:
-            kept = method.on_objective_change(before.arrays)
-        arrays = {name: np.zeros(spec.shape, spec.dtype) for name, spec in specs.items() if name not in kept}
-        arrays |= kept
-    first_step = None
-    if loaded is not None:
-        solver_units = units.loaded(loaded[1].scale, loaded[1].shift)
-    elif before is not None and before.units is not None:
-        solver_units = before.units
-    else:
-        solver_units, first_step = units.new(method, stage.centers(objective.parameters)), units.resolution
-    solver = stage.solver(objective.parameters, start, arrays, solver_units, first_step)
-    iterate = None if loaded is None else loaded[0]
-    solver = safeguard(solver, objective.objective.dtype, _resolution(stage, objective.objective), iterate)
-    if loaded is None:
-        run = SolverRun(solver, oracle, evaluation, before, arrays, method.name)
-    else:
-        run = SolverRun.from_state(solver, oracle, loaded[0], loaded[1], method.name)
-    run.keeps_state = bool(kept)
+def _run_from_file(stage, optimizer, oracle, units):
+    """The run in numpy that a file has brought; `None` if there is none of these weights, this f and this method."""
+    objective, specs = oracle.objective, stage.remembered(oracle.objective.parameters)
+    state = None if specs is None else optimizer.take_loaded_state()
+    if state is None:
+        return None
+    is_same = functools.partial(np.array_equal, state.jac)
+    evaluation = evaluation_at(objective, state.x, state.fun, is_same, state.seeds)
+    shapes = {name: array.shape for name, array in state.arrays.items()}
+    if evaluation is None or shapes != {name: spec.shape for name, spec in specs.items()}:
+        _log.warning(RestartReason.OTHER_MEMORY.message)
+        return None
+    solver_units = units.loaded(state.scale, state.shift)
+    solver = stage.solver(objective.parameters, objective.parameters.ravel(), state.arrays, solver_units, None)
+    solver = safeguard(solver, objective.objective.dtype, _resolution(stage, objective.objective), evaluation)
+    run = SolverRun.from_state(solver, oracle, evaluation, state, stage.name)
     run.units = solver_units
     return run
 
 
-def _loaded(optimizer, objective, specs):
-    """What a file has brought, and the evaluation there, if it is of these weights, this f and this method."""
-    loaded = optimizer.take_loaded_state()
-    if loaded is None:
-        return None
-    is_same = functools.partial(np.array_equal, loaded.jac)
-    evaluation = evaluation_at(objective, loaded.x, loaded.fun, is_same, loaded.seeds)
-    shapes = {name: array.shape for name, array in loaded.arrays.items()}
-    if evaluation is not None and shapes == {name: spec.shape for name, spec in specs.items()}:
-        return evaluation, loaded
-    _log.warning(RestartReason.OTHER_MEMORY.message)
-    return None
+def _new_run(stage, oracle, units, evaluation, before):
+    """A run in numpy that begins; with what the run before hands over, where f has changed."""
+    objective, method = oracle.objective, stage.method
+    specs, kept = stage.remembered(objective.parameters), {}
+    if specs is not None and before is not None and method.on_objective_change is not None:
+        kept = dict(method.on_objective_change(before.arrays))
+    arrays = None
+    if specs is not None:
+        arrays = {name: np.zeros(spec.shape, spec.dtype) for name, spec in specs.items() if name not in kept} | kept
+    if before is not None and before.units is not None:
+        solver_units, first_step = before.units, None
+    else:
+        solver_units, first_step = units.new(method, stage.centers(objective.parameters)), units.resolution
+    start = objective.parameters.ravel() if evaluation is None else evaluation.x
+    solver = stage.solver(objective.parameters, start, arrays, solver_units, first_step)
+    solver = safeguard(solver, objective.objective.dtype, _resolution(stage, objective.objective))
+    run = SolverRun(solver, oracle, evaluation, before, arrays, method.name)
+    run.keeps_state = bool(kept)
+    run.units = solver_units
+    return run
 
 
 def _resolution(stage, objective):
