@@ -21,7 +21,7 @@ class _BatchOptimized:
     """Mixed into `keras.Model` and `keras.Sequential`."""
 
     def fit(self, *args, **kwargs) -> keras.callbacks.History:
-        """As `keras.Model.fit`; with one of our optimizers as `fit_batch`."""
+        """Fits as `keras.Model.fit` does; with one of our optimizers as `fit_batch` does."""
         solver_arguments = {name: kwargs.pop(name) for name in _SOLVER_ARGUMENTS if name in kwargs}
         if isinstance(getattr(self, "optimizer", None), ScipyBatchOptimizer):
             arguments = inspect.signature(super().fit).bind(*args, **kwargs).arguments  # type: ignore[misc]
@@ -67,7 +67,7 @@ class _BatchOptimized:
             max_queue_size: Keras 3 has moved it to `PyDataset`. Leave it at its default.
             workers: Keras 3 has moved it to `PyDataset`. Leave it at its default.
             use_multiprocessing: Keras 3 has moved it to `PyDataset`. Leave it at its default.
-            **arguments: Those of a stage, as in `ScipyBatchOptimizer`, over whose settings they take precedence.
+            **arguments: The arguments of a stage, as in `ScipyBatchOptimizer`. They take precedence over its settings.
                 Options that the method does not know are left out with a warning.
 
         Returns:

@@ -10,7 +10,7 @@ class _Condition:
     """What Keras can save, on one value of the logs."""
 
     def _value(self, logs):
-        """That of the epoch, `None` if it has none: there may be a validation in every second epoch only.
+        """The value of the epoch, `None` if it has none: there may be a validation in every second epoch only.
 
         Raises:
             ValueError: For a name that no epoch has.

@@ -18,7 +18,7 @@ class Batches:
     `AutoShardPolicy` of the data set says. Of fewer elements than workers each one takes a part of the rows.
 
     Args:
-        replicas: Those of the model's strategy, `None` if it has none.
+        replicas: The replicas of the model's strategy, `None` if it has none.
         **data: The data arguments of `fit`.
 
     Raises:

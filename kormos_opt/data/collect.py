@@ -24,7 +24,7 @@ def of_fit(
     """The full batch of the data arguments of `fit`.
 
     Args:
-        replicas: Those of the model's strategy.
+        replicas: The replicas of the model's strategy.
         cache: Whether to keep the data in memory; `"auto"` as long as it takes at most half of the machine's.
         x: As in `fit`, like the following.
         y: As in `fit`.

@@ -60,7 +60,7 @@ class Replicas:
 
     @classmethod
     def of(cls, model: keras.Model) -> "Replicas | None":
-        """Those of the strategy that the model was made under, `None` if there was none."""
+        """The replicas of the strategy that the model was made under, `None` if there was none."""
         strategy = keras_model.strategy_of(model)
         return None if strategy is None else cls(strategy)
 

@@ -86,7 +86,7 @@ def fingerprint(batches: Iterable, replicas: Replicas | None) -> int:
 
     Args:
         batches: All rows of this process, in batches.
-        replicas: Those of the model's strategy, `None` if it has none. All workers get one number.
+        replicas: The replicas of the model's strategy, `None` if it has none. All workers get one number.
     """
     content = sum(int(_fingerprints(batch).sum(dtype=np.uint64)) for batch in batches if has_rows(batch)) % _MODULUS
     return content if replicas is None else replicas.sum_of_rows(content)

@@ -35,7 +35,7 @@ def variables(size: int, options: Mapping) -> dict[str, ArraySpec]:
 
     Args:
         size: n, the number of weights.
-        options: Those of the row below. `memory` is m.
+        options: The options of the row below. `memory` is m.
 
     Returns:
         x, f(x) and g; the rows of S, then those of Y; their products with g; R^-1, Y Y' and D, by the places of the
@@ -65,7 +65,7 @@ def step(
         value_and_gradient: f and its gradient at a tensor of shape `(n,)`.
         state: Tensors by the names of `variables`: where the iteration starts.
         nit: Number of iterations so far.
-        options: Those of the row below. `maxls` bounds the evaluations of the line search.
+        options: The options of the row below. `maxls` bounds the evaluations of the line search.
 
     Returns:
         The next state, and whether no better point was found.

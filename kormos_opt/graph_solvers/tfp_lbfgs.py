@@ -22,7 +22,7 @@ def variables(size: int, options: Mapping) -> dict[str, ArraySpec]:
 
     Args:
         size: n, the number of weights.
-        options: Those of the row below. `memory` is the number of correction pairs.
+        options: The options of the row below. `memory` is the number of correction pairs.
 
     Returns:
         x, f(x) and its gradient; the last changes of x and of the gradient, newest last.
@@ -46,7 +46,7 @@ def step(
         value_and_gradient: f and its gradient at a float64 tensor of shape `(n,)`.
         state: Tensors by the names of `variables`: where the iteration starts.
         nit: Number of iterations so far; TFP uses at most that many correction pairs.
-        options: Those of the row below. `maxls` bounds the iterations of the line search.
+        options: The options of the row below. `maxls` bounds the iterations of the line search.
 
     Returns:
         The next state, and whether the line search failed or ended above the f where it began. Then the state is the

@@ -28,7 +28,7 @@ class GraphSolverVariables(NamedTuple):
         is_running: 1 while a run can go on from here, 2 where its f is computed in double precision by then.
         seeds: The states of the seed generators, of shape `(room, 2)`.
         nhev: How many Hessian-vector products.
-        steps: The last ones, as `RecentSteps` has them.
+        steps: The last steps, as `RecentSteps` keeps them.
         scale: Of the units in which the solver sees the weights, of shape `(n,)`; zeros for 1.
         shift: For centered inputs their means in these units, else 0; of shape `(n,)`.
         point: The weights themselves, of shape `(n,)`, where the solver has others.
@@ -92,7 +92,7 @@ def vector_dtype(variables, precision: str) -> str:
 
     Args:
         variables: The trainable variables.
-        precision: That of the optimizer.
+        precision: The `precision` of the optimizer.
     """
     is_fine = precision in ("float64", "auto") or any(variable.dtype == "float64" for variable in variables)
     return "float64" if is_fine else "float32"

@@ -33,7 +33,7 @@ class Fitted:
         likelihood: What its loss stands for.
         x: Its inputs.
         means: Its outputs at any weights.
-        outputs: Those at its weights, of shape `(rows, outputs)`.
+        outputs: The outputs at its weights, of shape `(rows, outputs)`.
         y: Targets, of the same shape.
         weights: Sample weights, of shape `(rows,)`.
     """
@@ -47,7 +47,7 @@ class Fitted:
 
     @classmethod
     def of(cls, model: keras.Model, x, y, sample_weight=None) -> "Fitted":
-        """That of a compiled model.
+        """The likelihood of a compiled model.
 
         Raises:
             ValueError: For a loss that is no likelihood, or data that do not fit to each other.
@@ -106,7 +106,7 @@ class Fitted:
 
     @functools.cached_property
     def inverse(self) -> "Inverse":
-        """That of the expected information, without the scale.
+        """The covariance from the expected information, without the scale.
 
         Raises:
             ValueError: For predictions that the distribution cannot have.
@@ -155,7 +155,7 @@ class Fitted:
             return self.weights[:, None] * self._where_uncertain(self.likelihood.family.slope(self.y, self.mu))
 
     def deviance_at(self, outputs: np.ndarray) -> float:
-        """That of all rows, if the model had these outputs."""
+        """The log-likelihood of all rows, if the model had these outputs."""
         return float(self.weights @ self.likelihood.family.deviance(self.y, self.likelihood.means(outputs)))
 
     @property

@@ -148,7 +148,7 @@ class Likelihood(NamedTuple):
         return self.derivatives(outputs, vector[..., None])[..., 0]
 
     def derivatives(self, outputs: np.ndarray, jacobian: np.ndarray) -> np.ndarray:
-        """Those of the means, from those of the outputs, both of shape `(rows, outputs, n)`."""
+        """The Jacobian of the means from that of the outputs, both of shape `(rows, outputs, n)`."""
         if not self.from_logits:
             return jacobian
         mu = self.means(outputs)

@@ -74,9 +74,9 @@ def confint(
 ) -> np.ndarray:
     """Confidence intervals of the weights of a fitted model.
 
-    Wald's are estimates plus and minus standard errors. Those of the profile likelihood hold all values that a test
-    does not reject: the other weights are fitted anew at each. They need not be symmetric, and hold better where the
-    model is far from linear, at the price of some ten fits for each weight.
+    Wald's intervals are estimates plus and minus standard errors. Profile-likelihood intervals hold all values that a
+    test does not reject: the other weights are fitted anew at each. They need not be symmetric, and hold better where
+    the model is far from linear, at the price of some ten fits for each weight.
 
     Args:
         model: A compiled model with one output.

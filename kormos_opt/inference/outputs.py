@@ -86,7 +86,7 @@ class Means:
 
     @property
     def weights(self) -> np.ndarray:
-        """Those of the model, of shape `(n,)`."""
+        """The weights of the model, of shape `(n,)`."""
         return self._residuals.parameters.ravel()
 
     def product(self, p: np.ndarray) -> np.ndarray:

@@ -29,7 +29,7 @@ def fit(stock: Callable, model: keras.Model, arguments: dict) -> keras.callbacks
     Args:
         stock: Keras's `fit`, for the optimizers of Keras.
         model: A model that is compiled with a `Chain`.
-        arguments: Those of `fit`, all of them.
+        arguments: All arguments of `fit`.
     """
     chain = model.optimizer
     stochastic = [optimizer for optimizer in chain.chained if not isinstance(optimizer, BatchOptimizer)]
@@ -119,7 +119,7 @@ class _OneFit(keras.callbacks.CallbackList):
 
     Args:
         model: The model.
-        callbacks: Those that were given.
+        callbacks: The callbacks that `fit` was given.
         verbose: As in `keras.Model.fit`.
         epochs: The last epoch, as in `keras.Model.fit`.
         initial_epoch: The first epoch, counted from 0.

@@ -50,7 +50,7 @@ def epoch_iterator(distribute, **arguments):
 
 
 class _Distributing:
-    """The one method of a strategy that the iterator asks for."""
+    """The only method of a strategy that the iterator asks for."""
 
     def __init__(self, distribute):
         self.experimental_distribute_dataset = distribute

@@ -21,7 +21,7 @@ def assigned_variables(graph: tf.Graph) -> list[tf.Variable]:
     """The variables that a function graph assigns, in the functions and loops that it calls too.
 
     Args:
-        graph: That of a `tf.function`.
+        graph: The graph of a `tf.function`.
     """
     places = {internal.op.name: external for external, internal in graph.captures}
     definition = graph.as_graph_def()

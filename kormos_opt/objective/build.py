@@ -1,6 +1,6 @@
 """Makes objectives: of a model, with the data of a fit, evaluated in another way, as a sum of squares.
 
-The one file that knows all kinds of them, so that none has to know another.
+Only this file knows all kinds of objectives, so none has to know another.
 """
 
 import keras
@@ -34,7 +34,7 @@ def build(
         model: A compiled model whose optimizer is ours.
         settings: How f is evaluated.
         data: The data to begin with.
-        replicas: Those of the model's strategy. Defaults to `None`: it has none.
+        replicas: The replicas of the model's strategy. Defaults to `None`: it has none.
 
     Raises:
         ValueError: Without a row, for NaN in the weights, or for a loss that depends on how the rows are cut.
@@ -97,7 +97,7 @@ def variant_of(bound: BoundObjective, **settings) -> BoundObjective:
 
     Args:
         bound: f with its data.
-        **settings: Those of `ObjectiveSettings` that differ.
+        **settings: The fields of `ObjectiveSettings` that differ.
     """
     objective, key = bound.objective, ("variant", *sorted(settings.items()))
     if key not in objective.traces:

@@ -22,7 +22,7 @@ class CapturedVariables:
     Args:
         parameters: The weights.
         state: What an evaluation moves and puts back.
-        graph: That of f over a chunk, `None` when run eagerly: then the model's own variables are looked at.
+        graph: The graph of f over a chunk, `None` when run eagerly: then the model's own variables are looked at.
 
     Attributes:
         may_change_unseen: Whether f reads what nobody can compare, such as Python values in an eager model.

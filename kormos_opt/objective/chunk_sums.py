@@ -38,7 +38,7 @@ class PassResult(NamedTuple):
 
     Attributes:
         sums: The terms of all rows.
-        moving_statistics: Those of BatchNorm that it has led to.
+        moving_statistics: The moving statistics of BatchNorm after the pass.
         logs: The logs of its last chunk: the metrics over all rows.
     """
 

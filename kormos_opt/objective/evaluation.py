@@ -1,4 +1,4 @@
-"""The one value that passes from the objective to the runs of solvers."""
+"""The value that passes from the objective to the runs of solvers."""
 
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ class Evaluation(NamedTuple):
         fun: f(x).
         jac: Its gradient, float64 of shape `(n,)`, or `None` where it was not asked for.
         logs: What the train step returned for the last chunk: the metrics over all rows, as tensors.
-        moving_statistics: Those of BatchNorm after a pass at `x`, as tensors.
+        moving_statistics: The moving statistics of BatchNorm after a pass at `x`, as tensors.
     """
 
     x: np.ndarray

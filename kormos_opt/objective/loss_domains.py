@@ -16,7 +16,7 @@ _SLACK = 1e-6  # of a probability
 
 
 class _Domain(NamedTuple):
-    """Of one loss.
+    """The domain of one loss.
 
     Attributes:
         labels: Words for the labels.
@@ -135,7 +135,7 @@ def check_misfits(losses: list, counts) -> None:
     """Raises `ValueError` where there are any.
 
     Args:
-        losses: Those that `has_domain`, in the order of the train step.
+        losses: The losses for which `has_domain` is true, in the order of the train step.
         counts: Their `misfits` over all rows, of shape `(losses, 2)`.
     """
     for loss, (labels, outputs) in zip(losses, counts, strict=True):

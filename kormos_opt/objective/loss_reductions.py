@@ -46,7 +46,7 @@ class LossReductions:
             y_pred: The outputs.
             values: One for each entry.
             sample_weight: As Keras has it.
-            mask: That of the predictions and of the values together, as Keras has it.
+            mask: The mask of the predictions and of the values together, as Keras has it.
         """
         _check_ranks(loss, y_true, y_pred)
         self.may_mix_rows |= not _treats_rows_alone(loss)

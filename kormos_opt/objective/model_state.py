@@ -61,7 +61,7 @@ class ModelState:
 
     @property
     def unread_statistics(self) -> list[keras.Variable]:
-        """Those of `moving_statistics` that f does not depend on: of layers that are not frozen."""
+        """The moving statistics that f does not depend on: those of layers that are not frozen."""
         return [variable for layer in self._norms() if layer.trainable for variable in layer.non_trainable_variables]
 
     @property

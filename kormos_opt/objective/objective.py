@@ -44,7 +44,7 @@ class ObjectiveSettings(NamedTuple):
 
     @classmethod
     def of(cls, optimizer, is_in_float64: bool = False) -> "ObjectiveSettings":
-        """Those of an optimizer, and of a run whose `precision="auto"` is float64 by now."""
+        """The settings of an optimizer, for a run whose `precision="auto"` may be float64 by now."""
         return cls(optimizer.precision == "float64" or is_in_float64, optimizer.batch_size, optimizer.curvature)
 
     def prepared(self, data: FullBatch, replicas: Replicas | None) -> FullBatch:
@@ -63,7 +63,7 @@ class Objective:
     Attributes:
         model: The model.
         settings: How it is evaluated.
-        replicas: Those of the model's strategy, `None` if it has none.
+        replicas: The replicas of the model's strategy, `None` if it has none.
         passes: The passes, by what they add up.
         terms: What one chunk contributes.
         parameters: The weights as a vector.
@@ -114,7 +114,7 @@ class Objective:
         return set(self.terms.logs)
 
     def measure(self, data: FullBatch, rows: tf.Tensor) -> None:
-        """With `batch_size="auto"`, once: chunks as large as the memory takes, for data in whole tensors."""
+        """With `batch_size="auto"`, sets chunks as large as the memory takes, once, for data in whole tensors."""
         if self.settings.batch_size != "auto" or self._measured or isinstance(data, BatchSequence):
             return
         self._measured = True

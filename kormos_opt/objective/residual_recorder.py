@@ -119,7 +119,7 @@ class ResidualRecorder:
 
         Args:
             tape: What the loss was computed on.
-            loss: That of the chunk.
+            loss: The loss of the chunk.
             share: The part of all rows that the chunk has.
         """
         values = [square.value for square in self._recorded]

@@ -23,7 +23,7 @@ class ResidualTerms:
         terms: What a chunk contributes to the loss.
 
     Attributes:
-        recorder: That of the chunk that was traced last.
+        recorder: The recorder of the chunk that was traced last.
     """
 
     def __init__(self, terms: ChunkTerms):
@@ -31,12 +31,12 @@ class ResidualTerms:
         self.recorder: ResidualRecorder | None = None
 
     def residuals(self, x, chunk, total_rows, loss_denominators):
-        """Of shape `(m,)`."""
+        """The residuals, of shape `(m,)`."""
         residuals, _, _ = self._recorded(x, chunk, total_rows, loss_denominators)
         return residuals
 
     def jacobian_of_each_row(self, x, chunk, total_rows, loss_denominators):
-        """Of shape `(m, n)`, where all residuals belong to a row each, but without those that every chunk repeats.
+        """The Jacobian, of shape `(m, n)`, where every residual belongs to a row, without those that all chunks repeat.
 
         Every row runs the train step by itself, all rows at once.
         """

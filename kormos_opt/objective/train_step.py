@@ -75,7 +75,7 @@ class StepRecord:
             self.loss = None if any(loss is result for result in self._results) else loss
 
     def _differentiated(self):
-        """The one target of all applied gradients, or `None`."""
+        """The target of all applied gradients, `None` unless they have the same."""
         targets = {id(gradient): target for gradient, target in self._targets}
         applied = [gradient for gradient in (self.gradients or {}).values() if gradient is not None]
         found = {id(targets.get(id(gradient))): targets.get(id(gradient)) for gradient in applied}

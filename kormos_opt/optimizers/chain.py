@@ -150,7 +150,7 @@ class Chain(OwnedByOneModel, keras.optimizers.Optimizer):
         return not isinstance(self.current(), BatchOptimizer)
 
     def train_functions(self) -> dict:
-        """Those that `fit` has made, by stage, for the next fit."""
+        """The train functions that `fit` has made, by stage, for the next fit."""
         return self._untracked.train_functions
 
     def begin(self, compilation: object) -> None:
@@ -248,12 +248,12 @@ class Chain(OwnedByOneModel, keras.optimizers.Optimizer):
 
     @property
     def iterations(self):
-        """Those of the optimizer at work."""
+        """The iterations of the current optimizer."""
         return self.current().iterations
 
     @property
     def learning_rate(self):
-        """That of the optimizer at work."""
+        """The learning rate of the current optimizer."""
         return self.current().learning_rate
 
     @learning_rate.setter
@@ -270,7 +270,7 @@ class Chain(OwnedByOneModel, keras.optimizers.Optimizer):
                 optimizer.build(variables)
 
     def make_train_function(self, model: keras.Model):
-        """That of the optimizer at work, which is one of ours."""
+        """The train function of the current optimizer, which is one of ours."""
         train_function = self.current().make_train_function(model)
         for other in self._untracked.train_functions.values():
             if isinstance(other, TrainFunction):
@@ -290,7 +290,7 @@ class Chain(OwnedByOneModel, keras.optimizers.Optimizer):
         self.current().finalize_variable_values(var_list)
 
     def save_own_variables(self, store):
-        """As Keras does, and where the chain stands."""
+        """Saves the optimizer as Keras does, and where the chain stands."""
         super().save_own_variables(store)
         next_state = self._untracked.next_state
         store[_STANDING] = np.array(next_state, "int64")

@@ -117,7 +117,7 @@ class ScipyBatchOptimizer(BatchOptimizer):
         Args:
             epochs: Epochs at most, or a list with those of each stage. Defaults to `10`.
             callback: Called with the weights after each of them, float64 of shape `(n,)`. Defaults to `None`.
-            **arguments: Those of a stage, over the constructor's of which they take precedence.
+            **arguments: The arguments of a stage. They take precedence over those of the constructor.
 
         Returns:
             The result of the last stage.

@@ -99,7 +99,7 @@ class SavesSolverState(keras.optimizers.Optimizer):
         return int(self.iterations.numpy()) > 0 and not is_kept
 
     def save_own_variables(self, store):
-        """As Keras does, and the arrays of a run that is suspended."""
+        """Saves the optimizer as Keras does, and the arrays of a suspended run."""
         run = self._solver_state.run()
         state = None if run is None else run.state()
         variables = self._solver_state.variables

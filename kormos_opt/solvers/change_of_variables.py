@@ -49,7 +49,7 @@ def in_own_variables(
         constraints: On all weights, as scipy takes them.
         options: As scipy takes them.
         derivatives: Whether the solver asks for gradients.
-        units: Those of all weights, with no centered kernels where there are bounds or constraints. Defaults to
+        units: The units of all weights, with no centered kernels where there are bounds or constraints. Defaults to
             `None`: 1.
         resolution: The relative resolution of f. With it, the units are multiplied by the length that
             `first_step.visible_length` finds. Defaults to `None`: they stay as they are.
@@ -140,7 +140,7 @@ class _FreeWeights:
     Args:
         is_free: Which weights may move, of shape `(n,)`.
         x0: The starting point, with the values of the others.
-        units: Those of all weights.
+        units: The units of all weights.
     """
 
     def __init__(self, is_free: np.ndarray, x0: np.ndarray, units: Units):

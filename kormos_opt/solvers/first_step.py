@@ -37,7 +37,7 @@ def visible_length(
         x0: The starting point, float64 of shape `(n,)`.
         fun: f there.
         jac: The gradient there.
-        units: Those of the weights.
+        units: The units of the weights.
         resolution: The relative resolution of f.
         is_free: Which weights may move. Defaults to `None`: all.
         bounds: Points are moved between them. Defaults to `None`.

@@ -112,7 +112,7 @@ class _Call:
 
     Args:
         x0: Starting point.
-        residuals: Those there.
+        residuals: The residuals there.
         products: Whether the Jacobian is only multiplied with vectors.
         settings: The arguments of scipy.
     """

@@ -15,7 +15,7 @@ class Linearized:
     Args:
         constraints: `LinearConstraint`, `NonlinearConstraint`, or a dictionary of SLSQP and COBYLA.
         x: The point, float64 of shape `(n,)`.
-        bounds: Those of the weights, which are constraints too. Defaults to `None`.
+        bounds: The bounds of the weights, which count as constraints. Defaults to `None`.
 
     Attributes:
         here: The values at `x`, float64 of shape `(m,)`.
@@ -61,7 +61,7 @@ class Linearized:
         """The gradient of the Lagrange function of the equalities.
 
         Args:
-            gradient: That of f.
+            gradient: The gradient of f.
             is_inside: The weights between their bounds, which have the multipliers.
         """
         rows = self.jacobian[self.is_equality]
@@ -74,7 +74,7 @@ class ActiveSet:
 
     Args:
         constraints: All of them, or `None`.
-        gradient: That of f, 0 for weights that do not move.
+        gradient: The gradient of f, 0 for weights that do not move.
         is_free: Which weights may move.
         root: A scaling. Tangents are those of variables that are multiplied with it.
 

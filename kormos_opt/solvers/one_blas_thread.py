@@ -32,7 +32,7 @@ class OneBlasThread:
 
 
 one_blas_thread = OneBlasThread()
-"""The one of this process."""
+"""The lock of this process."""
 
 
 @functools.cache

@@ -38,7 +38,7 @@ class RecentSteps:
 
     @staticmethod
     def shape(size: int) -> tuple[int, int, int]:
-        """That of the array that is kept for `size` weights."""
+        """The shape of the array that is kept for `size` weights."""
         return 2, _TURNS * size if size <= FEW else 0, size
 
     @classmethod

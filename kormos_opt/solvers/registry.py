@@ -1,4 +1,4 @@
-"""The methods by name, one row each: what a method needs and takes, and how it starts. The one door for new solvers."""
+"""The methods by name, one row each: what a method needs and takes, and how it starts. New solvers enter here."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Method:
         options: What `options=` may hold, with the defaults.
         limits: The options that limit its length. They are switched off, since `epochs` limits it. Defaults to none.
         tolerances: The options that say when it has converged. Defaults to none.
-        set_by_tol: Those of them that `tol=` of an optimizer sets, where `options=` does not. Defaults to `None`: all.
+        set_by_tol: The tolerances that `tol=` of an optimizer sets, where `options=` does not. Defaults to `None`: all.
         variables: Called as `variables(size, options)`. Returns an `ArraySpec` of all that the solver remembers, by
             name. Defaults to `None`: a run cannot be saved.
         on_objective_change: For an f that changes in the middle of a run. Defaults to `None`.

@@ -65,7 +65,7 @@ def variables(size: int, options: Mapping) -> dict[str, ArraySpec]:
 
     Args:
         size: n, the number of weights.
-        options: Those of the method.
+        options: The options of the method.
     """
     return {
         "x": ArraySpec((size,)),

@@ -38,7 +38,7 @@ class Plan:
 
     Args:
         preset: Options by the name of a method, which those of the user overrule. Defaults to `None`.
-        **arguments: Those of a stage.
+        **arguments: The arguments of a stage.
 
     Attributes:
         arguments: All of them, `None` where they were not given.

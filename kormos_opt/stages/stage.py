@@ -131,8 +131,8 @@ class SolverStage(Stage):
         Args:
             parameters: The weights as a vector.
             start: Where it starts, moved between the bounds, float64 of shape `(n,)`.
-            arrays: Those of `remembered`, or `None`.
-            units: Those in which it sees the weights.
+            arrays: The arrays that `remembered` describes, or `None`.
+            units: The units in which the solver sees the weights.
             resolution: Of f, where a first step is to be found that it can show; else `None`.
         """
         method, limits, options = self.method, self.limits(parameters), self.settings
@@ -192,7 +192,7 @@ class AutoStage(GraphStage):
     fallback: SolverStage
 
     def limits(self, parameters: "FlatParameters") -> Bounds | None:
-        """Those that the other one takes."""
+        """The bounds of the fallback."""
         return self.fallback.limits(parameters)
 
     def check(self, parameters: "FlatParameters") -> None:
@@ -200,6 +200,6 @@ class AutoStage(GraphStage):
         self.fallback.check(parameters)
 
     def chosen(self, parameters: "FlatParameters", is_whole: bool) -> Stage:
-        """The one that can do the job. The result names it."""
+        """This stage where it can run, else the fallback. The result names it."""
         can_do = is_whole and self.limits(parameters) is None and not self.constraints
         return self if can_do else self.fallback

@@ -37,7 +37,7 @@ class Fit:
 
     Args:
         model: The model.
-        optimizer: The one it is compiled with.
+        optimizer: The optimizer that the model is compiled with.
         bind: Returns the objective of the model as it is then, bound to the data of the fit.
         begin: Begins a run of a stage, with these answers, the evaluation at the start if it is known, and the run
             whose counts go on.

@@ -27,7 +27,7 @@ def collect(model: keras.Model, iterations: int, captured) -> dict[str, str | No
 
     Args:
         model: The model.
-        iterations: Those of the fit, and those before, 0 where nobody knows.
+        iterations: How many there will be with this fit, 0 where nobody knows.
         captured: What f depends on beside the weights, a `CapturedVariables`.
     """
     layers_that_draw = {"dropout": on_dropout(model), "augmentation": on_augmentation(model)}
@@ -104,7 +104,7 @@ def on_batch_normalization(model: keras.Model, iterations: int) -> str | None:
 
     Args:
         model: The model.
-        iterations: Those of the fit, and those before.
+        iterations: How many there will be with this fit.
     """
     slow = [
         layer

@@ -119,7 +119,7 @@ def restart_reason(
 
     Args:
         progress: Where the solver stands.
-        stages: Those of the optimizer now.
+        stages: The stages of the optimizer now.
         is_first_epoch: Whether it is the first epoch of a fit.
         same_weights: Whether the model has the weights of the last accepted iterate.
         same_objective: Whether f and its gradient are there what they were.

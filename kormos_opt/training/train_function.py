@@ -38,7 +38,7 @@ class TrainFunction:
         optimizer: The `BatchOptimizer` it is compiled with: settings and the stages of the fit.
 
     Attributes:
-        logs_of_epoch: Those of the last epoch, `None` before.
+        logs_of_epoch: The logs of the last epoch, `None` before the first.
     """
 
     logs_of_epoch: dict | None = None
@@ -58,7 +58,7 @@ class TrainFunction:
         self._progress = Progress(RestartReason.FROM_A_FILE if lost else RestartReason.FIRST)
 
     def _check_stages(self):
-        """Those whose variables are known: a `pretrain_fn` may freeze some."""
+        """Checks the stages before the first `pretrain_fn`, which may freeze variables."""
         parameters = FlatParameters(self._model.trainable_variables)
         for stage in self._optimizer.stages:
             if stage.pretrain_fn is not None:

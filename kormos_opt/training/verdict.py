@@ -96,7 +96,7 @@ def left_to_gain(objective: BoundObjective, run: Run, bounds: Bounds | None, sta
     Args:
         objective: f.
         run: The run, at its last accepted iterate.
-        bounds: Those of the stage, or `None`.
+        bounds: The bounds of the stage, or `None`.
         stage: For a method without derivatives difference quotients of gradients serve. With a larger tolerance than
             that of the method a tenth of the loss is little.
 

@@ -13,10 +13,9 @@ from scipy.optimize._dcsrch import DCSRCH
 from kormos_opt.solvers import scipy_options
 from kormos_opt.solvers.scipy_methods import METHODS
 from kormos_opt.solvers.scipy_minimize import _lock
-from tests.support.helpers import two_loop_direction
+from tests.support.helpers import SCIPY, two_loop_direction
 
 pytestmark = pytest.mark.quick
-SCIPY = tuple(int(number) for number in scipy.__version__.split(".")[:2])
 
 
 def test_minimize_knows_the_fifteen_methods():

@@ -10,6 +10,9 @@ import tensorflow as tf
 import kormos_opt
 from tests.support.problems import compiled, prepared, regression
 
+SCIPY = tuple(int(number) for number in scipy.__version__.split(".")[:2])
+COBYLA_TAKES_EQUALITIES = SCIPY >= (1, 16)
+
 
 def rosenbrock(x):
     return scipy.optimize.rosen(x), scipy.optimize.rosen_der(x)

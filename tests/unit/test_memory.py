@@ -12,6 +12,7 @@ import scipy.optimize
 from kormos_opt.data import memory_limits
 from kormos_opt.optimizers import ScipyBatchOptimizer
 from kormos_opt.solvers.scipy_methods import METHODS
+from tests.support.helpers import SCIPY
 from tests.support.problems import compiled
 
 BALL = scipy.optimize.NonlinearConstraint(lambda x: x @ x, -np.inf, 10.0, jac=lambda x: 2 * x[None])
@@ -58,7 +59,7 @@ def test_the_table_is_what_scipy_allocates(name, constrained):
     small, large = peak(name, 60, constrained), peak(name, 120, constrained)
     matrices = (large - 2 * small) / (8 * (120**2 - 2 * 60**2))  # a linear part cancels
     listed = METHODS[name].constrained_matrices if constrained else METHODS[name].matrices
-    if tuple(map(int, scipy.__version__.split(".")[:2])) < (1, 17):
+    if SCIPY < (1, 17):
         assert matrices <= 1.1 * listed + 0.5  # older versions take less, or hide it in Fortran
     elif name in OF_SCIPY_ALONE:
         fewest, most = OF_SCIPY_ALONE[name]

@@ -34,7 +34,7 @@ class GraphRun(Run):
     """A run between its start and its result.
 
     Args:
-        oracle: Those of the fit. The objective itself is asked, whose evaluation goes into the graph.
+        oracle: The oracle of the fit. The run takes its objective, whose evaluation goes into the graph.
         step: The iterations, traced over this objective and these variables.
         variables: What the solver remembers.
         method: The method.
@@ -73,7 +73,7 @@ class GraphRun(Run):
 
         Args:
             before: The other run.
-            evaluation: That of the new f where `before` has ended.
+            evaluation: The evaluation of the new f where `before` has ended.
         """
         self.nit, self.nfev, self.nhev, self.units = before.nit, before.nfev, before.nhev, before.units
         self.update_objective(evaluation)
@@ -219,7 +219,7 @@ class GraphRun(Run):
         self.nfev += tried
 
     def _as_kept(self, evaluation):
-        """With the gradient as the variables keep it: in the precision and the units of the solver."""
+        """The evaluation with its gradient as the variables keep it: in the precision and the units of the solver."""
         own = rounded(self.units.own_gradient(evaluation.jac), self._dtype)
         return evaluation._replace(jac=self.units.gradient(own))
 

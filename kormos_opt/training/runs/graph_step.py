@@ -96,7 +96,7 @@ class GraphStep:
             objective: f.
             accepted: The evaluation where the first iteration starts.
             iterations: How many there are, unless the solver ends.
-            units: Those in which the solver sees the weights. Defaults to `None`: 1.
+            units: The units in which the solver sees the weights. Defaults to `None`: 1.
         """
         evaluate, data = objective.graph_function()
         self._trace.make_room(accepted)

@@ -75,7 +75,7 @@ def best_of_many(
         model: The model.
         optimizer: The `MultiStart`.
         objective: f.
-        state: That of the model, for all starts.
+        state: The state of the model, the same for all starts.
         begin: Begins a run at the weights as they are.
     """
     parameters = objective.parameters
@@ -106,7 +106,7 @@ def halve(points: Iterable[np.ndarray], begin: Callable[[np.ndarray], Run], iter
     Args:
         points: Where to start, each float64 of shape `(n,)`.
         begin: Begins a run at a point.
-        iterations: Those of the first round.
+        iterations: How many iterations a start has in the first round.
         keep: How many are left after the last round.
     """
     alive = [Start(x, number) for number, x in enumerate(points)]

@@ -46,10 +46,10 @@ class Run:
         nhev: Products of the Hessian with a vector.
         gradient_norm: The 2-norm of the gradient at the last accepted iterate, `None` without derivatives.
         result: The solver's `OptimizeResult` once it has ended, else `None`.
-        steps: The last ones, `None` before the first iterate.
-        arrays: Those that a solver in numpy works on, `None` if it has none.
+        steps: The last steps, `None` before the first iterate.
+        arrays: The arrays that a solver in numpy works on, `None` if it has none.
         keeps_state: Whether it has begun with what the run before knew, of an f that has changed since.
-        units: Those in which its solver sees the weights, `None` where nobody said.
+        units: The units in which its solver sees the weights, `None` where none were set.
         is_in_float64: Whether f is computed in double precision by now, with `precision="auto"`.
         is_superseded: Whether a file was loaded since: the next run goes on from what it has brought.
     """

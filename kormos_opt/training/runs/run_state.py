@@ -26,9 +26,9 @@ class RunState(NamedTuple):
         seeds: The states of the model's seed generators, of shape `(count, 2)`.
         scale: The units in which the solver sees the weights, float64 of shape `(n,)`.
         shift: For centered inputs their means in these units, else 0; float64 of shape `(n,)`.
-        steps: The last ones, as `RecentSteps` has them.
+        steps: The last steps, as `RecentSteps` keeps them.
         float64: 1 where f was computed in double precision by then, else 0.
-        arrays: Those of the solver.
+        arrays: The arrays of the solver.
     """
 
     x: np.ndarray

@@ -34,7 +34,7 @@ class SolverRun(Run):
         oracle: Who answers its requests.
         start: The evaluation at the starting point, if it is known. Defaults to `None`.
         before: The run that this one goes on from, whose counts go on too. Defaults to `None`.
-        arrays: Those that the solver works on. Defaults to `None`: it cannot be saved.
+        arrays: The arrays that the solver works on. Defaults to `None`: the run cannot be saved.
         method: The name of its method. Defaults to none.
     """
 
@@ -82,7 +82,7 @@ class SolverRun(Run):
         return run
 
     def state(self) -> RunState | None:
-        """That of a run that waits for its next iteration."""
+        """The state of a run that waits for its next iteration, else `None`."""
         if self.arrays is None or not self._goes_on:
             return None
         counts = np.array([self.nit, self.nfev, self.nhev])

@@ -31,16 +31,16 @@ class SolverUnits:
 
     @property
     def resolution(self) -> float | None:
-        """That of f, where a first step is to be found that it can show; else `None`."""
+        """The resolution of f, where a first step has to be found that f can show; else `None`."""
         return None if self._setting is None else precision.resolution(self._objective.objective.dtype)
 
     def loaded(self, scale: np.ndarray, shift: np.ndarray) -> Units:
-        """Those that a file has brought. The model says which kernels are centered."""
+        """The units that a file has brought. The model says which kernels are centered."""
         kernels = self._objective.input_sizes.kernels if shift.any() else ()
         return Units(scale, shift, kernels)
 
     def new(self, method: Method, centers: bool) -> Units:
-        """Those of a run that begins.
+        """The units of a new run.
 
         Args:
             method: Its method.

@@ -45,10 +45,10 @@ def start_run(
     Args:
         stage: The stage.
         model: The model.
-        optimizer: The one that the model is compiled with, which has the variables of solvers in the graph.
+        optimizer: The optimizer that the model is compiled with. It has the variables of solvers in the graph.
         oracle: Who answers in this fit.
         warn: Called with a topic and a message, which is logged once for each topic.
-        evaluation: The one at the starting point. Defaults to `None`: it is not known.
+        evaluation: The evaluation at the starting point. Defaults to `None`: it is not known.
         before: The run that the new one goes on from. Defaults to `None`: there is none.
     """
     objective = oracle.objective
@@ -66,7 +66,7 @@ def start_run(
 
 
 def _run_in_graph(stage, model, optimizer, oracle, units, evaluation, before):
-    """With the trace of an earlier run over the same variables if there was one."""
+    """A run in the graph. It shares the trace of an earlier run over the same variables."""
     objective, method = oracle.objective.objective, stage.method
     dtype = vector_dtype(objective.parameters.variables, optimizer.precision)
     variables = optimizer.variables_for(model, stage.remembered(objective.parameters.size), dtype)
