@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from kormos_opt.data.rows import rows_between
 from kormos_opt.keras_internals import model as keras_model
-from kormos_opt.keras_internals.tracing import traced
+from kormos_opt.keras_internals.graphs import traced
 
 _CHECKSUMS = 2**20  # their squares, summed over all replicas, are exact in float64
 _SUPPORTED = (

@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from kormos_opt.integration import fit_callbacks
 from kormos_opt.keras_internals.model import strategy_of
-from kormos_opt.optimizers.chain import at_work
+from kormos_opt.optimizers.chain import current_optimizer
 
 _DATA_ARGUMENTS = ("x", "y", "sample_weight", "class_weight", "batch_size", "steps_per_epoch", "shuffle")
 
@@ -43,7 +43,7 @@ def fit(stock: Callable, model: keras.Model, arguments: dict, callback_list: Cal
         train_function.fitting(full_batch, epochs, fit_callbacks.row_shower(callbacks)),
     ):
         history = stock(model, x=_empty_batches(model), steps_per_epoch=steps, shuffle=False, **arguments)
-    table = getattr(at_work(model.optimizer), "table", None)
+    table = getattr(current_optimizer(model.optimizer), "table", None)
     if table is not None:
         history.starts = table
     return history

@@ -10,7 +10,7 @@ from kormos_opt.keras_internals import trainer
 from kormos_opt.keras_internals.model import innermost
 from kormos_opt.keras_internals.version import check_version
 from kormos_opt.optimizers.batch_optimizer import BatchOptimizer
-from kormos_opt.optimizers.chain import Chain, at_work
+from kormos_opt.optimizers.chain import Chain, current_optimizer
 
 
 def install() -> None:
@@ -51,7 +51,7 @@ def _with_our_names(stock):
     return compile
 
 
-def _dispatching(stock, ours, find_optimizer=at_work):
+def _dispatching(stock, ours, find_optimizer=current_optimizer):
     @functools.wraps(stock)
     def method(model, *args, **kwargs):
         if model.compiled and isinstance(find_optimizer(model.optimizer), (BatchOptimizer, Chain)):

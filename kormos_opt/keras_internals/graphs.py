@@ -1,8 +1,10 @@
-"""What a traced graph does beside computing values: the variables it assigns, the random numbers it draws."""
+"""Functions that are traced into graphs, and what a graph does beside computing values: assign, draw, read Python."""
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import tensorflow as tf
 
@@ -15,6 +17,27 @@ _ASSIGNING = (
     "RngReadAndSkip",
 )
 _READING_PYTHON = {"PyFunc", "EagerPyFunc", "PyFuncStateless"}
+
+
+def traced(function: Callable, **options) -> Any:
+    """A `tf.function` without autograph, one of many with the same code: each model has its own.
+
+    TensorFlow counts traces by the code, and would take the fifth model for the fifth trace of one function ("triggered
+    tf.function retracing").
+
+    Args:
+        function: The function.
+        **options: More arguments of `tf.function`.
+    """
+    made = tf.function(function, autograph=False, **options)
+    made._omit_frequent_tracing_warning = True
+    return made
+
+
+def flat_call(function: tf.types.experimental.ConcreteFunction):
+    """Calls `function` with flat tensors, past the matching of arguments, which takes as long as a small evaluation."""
+    captured = function.captured_inputs
+    return lambda *tensors: function._call_flat(list(tensors), captured)
 
 
 def assigned_variables(graph: tf.Graph) -> list[tf.Variable]:

@@ -13,7 +13,7 @@ from keras.src.trainers.trainer import Trainer
 from keras.src.utils import io_utils
 from keras.src.wrappers.sklearn_wrapper import SKLBase
 
-from kormos_opt.keras_internals.tracing import replaced
+from kormos_opt.keras_internals.replaced import replaced
 
 METHODS_OF_FIT = TensorFlowTrainer
 COMPILE = Trainer  # where `load_model` looks for it

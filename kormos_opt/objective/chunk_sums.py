@@ -11,7 +11,7 @@ import keras
 import tensorflow as tf
 
 from kormos_opt.data.rows import rows_of, slice_rows
-from kormos_opt.keras_internals.tracing import traced
+from kormos_opt.keras_internals.graphs import traced
 
 
 class ChunkFunction(NamedTuple):

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from kormos_opt.data.rows import rows_of
 from kormos_opt.keras_internals import model as keras_model
-from kormos_opt.keras_internals import tracing
+from kormos_opt.keras_internals import recorded
 from kormos_opt.objective import gauss_newton, input_sizes, loss_domains, precision, train_step
 from kormos_opt.objective.chunk_sums import ChunkFunction
 from kormos_opt.objective.flat_parameters import FlatParameters
@@ -136,7 +136,7 @@ class ChunkTerms:
         """The product of a chunk's Hessian with a vector, as a function of the vector: the gradient of the gradient."""
         reductions, rows = _reductions(chunk, total_rows, loss_denominators)
         pieces = self.parameters.unravel(x)
-        with tracing.twice_differentiable(), tf.GradientTape(persistent=True) as tape:
+        with recorded.twice_differentiable(), tf.GradientTape(persistent=True) as tape:
             tape.watch(pieces)
             _, gradient = self._run_gradient(x, pieces, chunk, reductions)
         return functools.partial(self.vector_gradient, tape, gradient, pieces), rows
@@ -150,7 +150,7 @@ class ChunkTerms:
             with recording(outputs):
                 return self._run_train_step(chunk, reductions, self._substitutes(pieces), detach=outputs.constant).loss
 
-        with tracing.twice_differentiable():
+        with recorded.twice_differentiable():
             return gauss_newton.product(self, pieces, run), rows
 
     def loss(self, pieces, chunk, total_rows, loss_denominators, recorder):
@@ -203,10 +203,10 @@ class ChunkTerms:
     def _run_train_step(self, chunk, reductions, substitutes=(), recorder=None, detach=None, instead=None):
         float64 = self.dtype == "float64"
         compute = precision.float64_compute(self._model, substitutes) if float64 else contextlib.nullcontext()
-        losses = tracing.undivided_losses() if self._is_replicated else contextlib.nullcontext()
+        losses = recorded.undivided_losses() if self._is_replicated else contextlib.nullcontext()
         explained = precision.explained() if float64 else contextlib.nullcontext()
         ranged = []
-        corrected = tracing.corrected_losses(
+        corrected = recorded.corrected_losses(
             self._model, functools.partial(_reduce, reductions, recorder, ranged, instead), detach
         )
         with explained, compute, losses, corrected:

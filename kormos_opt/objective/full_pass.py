@@ -17,7 +17,7 @@ import keras
 import tensorflow as tf
 
 from kormos_opt.data.full_batch import WholeTensors
-from kormos_opt.keras_internals import tracing
+from kormos_opt.keras_internals import graphs
 from kormos_opt.objective.chunk_sums import ChunkFunction, ChunkSums, PassResult, Structure, compiled, flat
 from kormos_opt.objective.model_state import ModelState
 
@@ -111,7 +111,7 @@ class FullPass:
         specs = tuple(tuple(tf.TensorSpec(each.shape, each.dtype) for each in part) for part in (point, others))
         key = layout, specs
         if key not in self._calls:
-            self._calls[key] = tracing.flat_call(self._whole(False, *layout).get_concrete_function(specs[0], *others))
+            self._calls[key] = graphs.flat_call(self._whole(False, *layout).get_concrete_function(specs[0], *others))
         return self._calls[key]
 
     def graph_function(self, full_batch: WholeTensors, rows_per_chunk: int) -> tuple[Callable, tuple]:

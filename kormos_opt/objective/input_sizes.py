@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from kormos_opt.keras_internals import tracing
+from kormos_opt.keras_internals import recorded
 from kormos_opt.objective.flat_parameters import FlatParameters
 from kormos_opt.solvers.units import Centered
 
@@ -54,15 +54,15 @@ def moments_of_chunk(
     Returns:
         The moments, and the biases that are added to products with these kernels, both by `id`.
     """
-    recorded = []
-    with tracing.recorded_inputs(lambda *call: recorded.append(call)), tape:
+    calls = []
+    with recorded.recorded_inputs(lambda *call: calls.append(call)), tape:
         run()
     variables = [variable.value for variable in parameters.variables]
     origins = dict(zip(parameters.ids, parameters.unravel(origin), strict=True))
     means: dict[int, tf.Tensor] = {}
     squares: dict[int, tf.Tensor] = {}
     biases: dict = {}
-    for kernel, bias, inputs in recorded:
+    for kernel, bias, inputs in calls:
         if id(kernel) not in parameters.ids or _depends(tape, inputs, variables):
             continue
         values = tf.cast(inputs, tf.float64) - _of_columns(origins[id(kernel)])

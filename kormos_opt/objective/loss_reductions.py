@@ -13,7 +13,7 @@ A loss whose values are one number for the whole chunk keeps its own value: nobo
 import keras
 import tensorflow as tf
 
-from kormos_opt.keras_internals import tracing
+from kormos_opt.keras_internals import recorded
 
 
 class LossReductions:
@@ -84,7 +84,7 @@ def _count(reduction, values, sample_weight, mask):
     if reduction == "mean_with_sample_weight":
         return tf.reduce_sum(tf.cast(mask, tf.float64)), 0.0
     entries = tf.cast(tf.size(values) / tf.size(mask), tf.float64)  # for each entry of the mask
-    return entries * tf.reduce_sum(tf.cast(mask, tf.float64)), entries * tracing.added_to_valid_entries()
+    return entries * tf.reduce_sum(tf.cast(mask, tf.float64)), entries * recorded.added_to_valid_entries()
 
 
 def _of_rank(mask, weights):

@@ -11,8 +11,8 @@ import keras
 import ml_dtypes
 import tensorflow as tf
 
+from kormos_opt.keras_internals import float64
 from kormos_opt.keras_internals import model as keras_model
-from kormos_opt.keras_internals import tracing
 
 
 class _Float64Compute(keras.DTypePolicy):
@@ -98,7 +98,7 @@ def float64_compute(model: keras.Model, substitutes=()):
     try:
         for layer, policy in changed:
             layer.dtype_policy = _Float64Compute(policy)
-        with tracing.reading_float64(model, substitutes, _as_float64, _refuse_mixed):
+        with float64.reading_float64(model, substitutes, _as_float64, _refuse_mixed):
             yield
     finally:
         for layer, policy in changed:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
-from kormos_opt.keras_internals import tracing
+from kormos_opt.keras_internals import recorded
 
 _recorder: ContextVar = ContextVar("recorder", default=None)
 
@@ -111,7 +111,7 @@ class ResidualRecorder:
         if getattr(loss, "fn", None) is not keras.losses.mean_squared_error:
             self.others.append(f"the loss {loss.name!r}")
             return
-        residual = tracing.difference(y_true, y_pred, values.dtype)
+        residual = recorded.difference(y_true, y_pred, values.dtype)
         self.add(residual, 1 / tf.cast(tf.shape(residual)[-1], tf.float64), values)
 
     def residuals(self, tape: tf.GradientTape, loss, share) -> tf.Tensor:

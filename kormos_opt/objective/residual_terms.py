@@ -9,7 +9,7 @@ from __future__ import annotations
 import tensorflow as tf
 
 from kormos_opt.data.rows import row_of, static_row_count
-from kormos_opt.keras_internals import tracing
+from kormos_opt.keras_internals import recorded
 from kormos_opt.objective.chunk_sums import compiled
 from kormos_opt.objective.chunk_terms import ChunkTerms
 from kormos_opt.objective.objective import Objective
@@ -65,7 +65,7 @@ class ResidualTerms:
             tape.watch(pieces)
             with tf.GradientTape() as inner:
                 inner.watch(pieces)
-                with recording(recorder), tracing.recorded_penalties(recorder.add_penalty, recorder.others.append):
+                with recording(recorder), recorded.recorded_penalties(recorder.add_penalty, recorder.others.append):
                     loss, share = self._terms.loss(pieces, chunk, total_rows, loss_denominators, recorder)
             residuals = recorder.residuals(inner, loss, share)
         self.recorder = recorder

@@ -15,7 +15,7 @@ from contextvars import ContextVar
 import keras
 
 from kormos_opt.keras_internals import model as keras_model
-from kormos_opt.keras_internals import tracing
+from kormos_opt.keras_internals import recorded
 
 _current = ContextVar("kormos_opt_record", default=None)
 
@@ -109,7 +109,7 @@ def run(model: keras.Model, batch) -> StepRecord:
         if keras_model.has_stock_train_step(model):
             record.logs = model.train_step(batch)
         else:
-            with tracing.recorded_step(model, record.record_gradient_of, record.record_computed, record.record_result):
+            with recorded.recorded_step(model, record.record_gradient_of, record.record_computed, record.record_result):
                 record.logs = model.train_step(batch)
             record.find_loss()
     if record.loss is None or record.gradients is None:

@@ -6,7 +6,7 @@
 import copy
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 import numpy as np
@@ -14,6 +14,7 @@ import numpy as np
 from kormos_opt.keras_internals.model import innermost
 from kormos_opt.optimizers import any_optimizer
 from kormos_opt.optimizers.batch_optimizer import BatchOptimizer
+from kormos_opt.optimizers.chain_state import ChainState
 from kormos_opt.optimizers.ownership import OwnedByOneModel
 from kormos_opt.optimizers.settings import deserialized
 from kormos_opt.stages.options import is_positive_integer
@@ -23,37 +24,6 @@ from kormos_opt.training.train_function import TrainFunction
 _STANDING, _CONDITION = "chain_standing", "chain_condition"  # in files
 _Until = Callable[[Mapping[str, Any]], bool]
 _log = logging.getLogger("kormos_opt")
-
-
-class ChainState(NamedTuple):
-    """Where a chain stands.
-
-    Attributes:
-        stage: The index of the optimizer that is at work.
-        epochs: How many epochs it has had.
-        passes: Passes over the data, in the stages before it and in it.
-        products: Hessian-vector products, in the stages before it and in it.
-        passes_before: Passes over the data that its own count does not include.
-        products_before: Hessian-vector products that its own count does not include.
-        is_over: Whether the last stage has ended.
-    """
-
-    stage: int = 0
-    epochs: int = 0
-    passes: int = 0
-    products: int = 0
-    passes_before: int = 0
-    products_before: int = 0
-    is_over: bool = False
-
-    def counted(self, passes: int, products: int) -> "ChainState":
-        """After another epoch of a solver, which counts by itself; from zero again if it has started afresh."""
-        before = self
-        if passes <= self.passes - self.passes_before:
-            before = self._replace(passes_before=self.passes, products_before=self.products)
-        return before._replace(
-            epochs=self.epochs + 1, passes=before.passes_before + passes, products=before.products_before + products
-        )
 
 
 @keras.saving.register_keras_serializable("kormos_opt")
@@ -205,12 +175,7 @@ class Chain(OwnedByOneModel, keras.optimizers.Optimizer):
 
     def end_stage(self) -> None:
         """The stage is over. Files say so from here on; it stays at work until `advance`."""
-        state = self._untracked.state
-        if state.stage + 1 == len(self.chained):
-            self._untracked.next_state = state._replace(is_over=True)
-        else:
-            passes, products = state.passes, state.products
-            self._untracked.next_state = ChainState(state.stage + 1, 0, passes, products, passes, products)
+        self._untracked.next_state = self._untracked.state.after_stage(len(self.chained))
 
     def stage_is_over(self) -> bool:
         """Whether `advance` goes on to another stage, or to the end."""
@@ -325,7 +290,7 @@ class Chain(OwnedByOneModel, keras.optimizers.Optimizer):
         return cls(**deserialized(config, custom_objects))
 
 
-def at_work(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
+def current_optimizer(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
     """The optimizer itself, of a chain the one that is at work, without the wrapper that scales losses."""
     optimizer = innermost(optimizer)
     return optimizer.current() if isinstance(optimizer, Chain) else optimizer

@@ -36,7 +36,7 @@ from kormos_opt.solvers.base import (
 )
 from kormos_opt.solvers.registry import GraphMethod, NumpyMethod, register
 
-Method = NumpyMethod  # its name before
+Method = NumpyMethod  # the name of the version before; it goes in version 0.3
 
 __all__ = [
     "ArraySpec",
@@ -47,7 +47,6 @@ __all__ = [
     "Iterate",
     "Jacobian",
     "JacobianProduct",
-    "Method",
     "NumpyMethod",
     "Request",
     "Residuals",

@@ -12,13 +12,12 @@ from collections.abc import Callable
 import keras
 import numpy as np
 
-from kormos_opt.keras_internals import model as keras_model
 from kormos_opt.objective import precision
 from kormos_opt.objective.bound_objective import BoundObjective
 from kormos_opt.objective.evaluation import Evaluation
 from kormos_opt.solvers.termination import SEES_MORE, TerminationReason
 from kormos_opt.stages.stage import Stage
-from kormos_opt.training import model_warnings
+from kormos_opt.training import columns, model_warnings
 from kormos_opt.training.progress import Progress, restart_reason
 from kormos_opt.training.runs.host_optimizer import HostOptimizer
 from kormos_opt.training.runs.multi_start import best_of_many
@@ -27,7 +26,6 @@ from kormos_opt.training.runs.restart_reason import RestartReason
 from kormos_opt.training.runs.run import Run
 from kormos_opt.training.verdict import left_to_gain, needs_certificate, tell
 
-COLUMNS = ("grad", "fg_evals", "hessp_evals", "stage")
 _SAME = 10  # times the resolution of f: two values that differ by less are the same
 _log = logging.getLogger("kormos_opt")
 
@@ -99,7 +97,7 @@ class Fit:
             self.has_no_row = not moved and progress.run.nit > 0 and self._has_rows
         self._is_new_epoch = self._has_rows = True
         self._objective.objective.captured.remember()  # a train step may count its calls in a variable of its own
-        return self._logs()
+        return columns.row(progress, self._optimizer.evaluations_of_starts())
 
     def change_data(self, change: Callable[[], None]) -> None:
         """Between two epochs: the run goes on from where it stands, with the data that `change` puts in place."""
@@ -138,20 +136,11 @@ class Fit:
         self._objective.objective.captured.remember()
         if self._progress.run is not None:
             self._progress.run.attach(self._oracle)
-        self._check_columns()
+        columns.check(self._model, self._objective.objective.log_names)
         iterations = int(self._optimizer.iterations.numpy()) + self._epochs * self._optimizer.iterations_per_epoch
         captured = self._objective.objective.captured
         for topic, message in model_warnings.collect(self._model, iterations if self._epochs else 0, captured).items():
             self._warn(topic, message)
-
-    def _check_columns(self):
-        clash = self._objective.objective.log_names.intersection(COLUMNS)
-        clash |= {"loss"}.intersection(keras_model.names_of_compiled_metrics(self._model))
-        if clash:
-            raise ValueError(
-                f"Expected metrics of other names than loss, {', '.join(COLUMNS)}, the columns of the solver in the "
-                f"history. Received: a metric named {', '.join(sorted(clash))}. Give it another name=."
-            )
 
     def _begin_epoch(self):
         if not self._is_new_epoch:
@@ -317,20 +306,6 @@ class Fit:
         self._progress.is_in_float64 = True
         self._bind_objective()
         self._start(pretrain=False, start=self._objective.evaluate(run.accepted.x), before=run)
-
-    def _logs(self):
-        progress, run = self._progress, self._progress.run
-        logs = keras.tree.map_structure(np.asarray, run.accepted.logs or {})
-        logs["loss"] = run.accepted.fun
-        if run.gradient_norm is not None:
-            logs["grad"] = run.gradient_norm
-        elif any(stage.method.derivatives != "none" for stage in progress.stages):
-            logs["grad"] = np.nan
-        of_starts = self._optimizer.evaluations_of_starts()
-        logs["fg_evals"], logs["hessp_evals"] = np.add(of_starts, (progress.nfev + run.nfev, progress.nhev + run.nhev))
-        if len(progress.stages) > 1:
-            logs["stage"] = progress.index
-        return logs
 
 
 GOES_ON = "fit goes on from here"

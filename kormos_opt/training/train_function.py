@@ -19,11 +19,13 @@ from kormos_opt.keras_internals import model as keras_model
 from kormos_opt.objective.build import bind, build
 from kormos_opt.objective.flat_parameters import FlatParameters
 from kormos_opt.objective.objective import Objective, ObjectiveSettings
-from kormos_opt.training.fit import AFTER_AN_ERROR, COLUMNS, GOES_ON, Fit
+from kormos_opt.training.columns import COLUMNS
+from kormos_opt.training.fit import AFTER_AN_ERROR, GOES_ON, Fit
 from kormos_opt.training.progress import Progress
 from kormos_opt.training.progress_heartbeat import ProgressHeartbeat
 from kormos_opt.training.runs.restart_reason import RestartReason
 from kormos_opt.training.runs.start import start_run
+from kormos_opt.training.session import Session
 
 _log = logging.getLogger("kormos_opt")
 
@@ -48,7 +50,7 @@ class TrainFunction:
         self._optimizer = optimizer
         self._replicas = Replicas.of(model)
         self._objective: Objective | None = None  # of the last fit, for the next
-        self._session: _Session | None = None  # while a fit runs
+        self._session: Session | None = None  # while a fit runs
         self._said: set[str] = set()
         if model.built:
             if not optimizer.built:
@@ -117,7 +119,7 @@ class TrainFunction:
                 heartbeat = contextlib.nullcontext
                 if show_rows is not None:
                     heartbeat = stack.enter_context(ProgressHeartbeat(show_rows, self._rows_done)).epoch
-                self._session = _Session(data, make_fit, heartbeat)
+                self._session = Session(data, make_fit, heartbeat)
                 yield
         finally:
             self._session = None
@@ -207,7 +209,7 @@ class TrainFunction:
     def _guarded(self):
         """Inside, an exception leaves the model at the last accepted iterate."""
         session, progress = self._session, self._progress
-        with session.at_work():
+        with session.heartbeat():
             try:
                 fit = session.fit
             except BaseException:
@@ -269,38 +271,3 @@ class TrainFunction:
         with self.fitting(data), self._guarded() as fit:
             logs = fit.epoch(iterations=1)
         return {name: value for name, value in logs.items() if name not in COLUMNS}
-
-
-class _Session:
-    """The calls of one fit. The `Fit` begins with the first of them: callbacks may load weights before it.
-
-    Args:
-        data: All rows.
-        make_fit: Makes the `Fit`.
-        at_work: Returns a context, inside which an epoch is at work.
-
-    Attributes:
-        data: All rows.
-    """
-
-    def __init__(self, data: FullBatch, make_fit: Callable[..., Fit], at_work: Callable):
-        self.data = data
-        self.at_work = at_work
-        self._make_fit = make_fit
-        self._is_renewed = False
-
-    @functools.cached_property
-    def fit(self) -> Fit:
-        """The fit from its first step on."""
-        return self._make_fit(is_first_epoch=not self._is_renewed)
-
-    @property
-    def is_begun(self) -> bool:
-        """Whether there was a first step."""
-        return "fit" in vars(self)
-
-    def rebuild(self) -> None:
-        """Begins again at the next step."""
-        if self.is_begun:
-            del self.fit
-            self._is_renewed = True

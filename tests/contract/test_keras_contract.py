@@ -22,7 +22,7 @@ from tensorflow.python.distribute.input_ops import auto_shard_dataset
 import kormos_opt
 from kormos_opt.integration.fit_callbacks import _show_rows
 from kormos_opt.keras_internals.model import compiled_with, has_mask
-from kormos_opt.keras_internals.tracing import added_to_valid_entries, twice_differentiable, undivided_losses
+from kormos_opt.keras_internals.recorded import added_to_valid_entries, twice_differentiable, undivided_losses
 from kormos_opt.keras_internals.version import TESTED, check_version
 from tests.support.problems import linear, regression
 

@@ -15,7 +15,7 @@ import tensorflow as tf
 from kormos_opt.graph_solvers.line_search import dot
 from kormos_opt.graph_solvers.units import own_gradient_of, weights_of
 from kormos_opt.graph_solvers.variables import POINT, GraphSolverVariables
-from kormos_opt.keras_internals.tracing import traced
+from kormos_opt.keras_internals.graphs import traced
 from kormos_opt.objective.bound_objective import BoundObjective
 from kormos_opt.objective.evaluation import Evaluation
 from kormos_opt.solvers.numerics import NEGLIGIBLE_FACTOR, finite_stand_in, is_hidden
