@@ -56,16 +56,18 @@ def start_run(
     stage = stage.chosen(objective.parameters, isinstance(objective.data, WholeTensors))
     run: Run | None = None
     if isinstance(stage, GraphStage):
-        run = _run_in_graph(stage, model, optimizer, oracle, units, evaluation, before)
+        run = _run_in_graph(stage, model, optimizer, oracle, units)
     elif evaluation is None:
         run = _run_from_file(stage, optimizer, oracle, units)
     run = run or _new_run(stage, oracle, units, evaluation, before)
     run.is_in_float64 = optimizer.precision == "auto" and objective.objective.settings.float64
+    if isinstance(run, GraphRun) and before is not None and evaluation is not None:
+        run.go_on_from(before, evaluation)
     optimizer.watch(run)
     return run
 
 
-def _run_in_graph(stage, model, optimizer, oracle, units, evaluation, before):
+def _run_in_graph(stage, model, optimizer, oracle, units):
     """A run in the graph. It shares the trace of an earlier run over the same variables."""
     objective, method = oracle.objective.objective, stage.method
     dtype = vector_dtype(objective.parameters.variables, optimizer.precision)
@@ -74,10 +76,7 @@ def _run_in_graph(stage, model, optimizer, oracle, units, evaluation, before):
     if key not in objective.traces:
         resolution = _resolution(stage, objective)
         objective.traces[key] = GraphStep(method, variables, stage.settings, resolution)
-    run = GraphRun(oracle, objective.traces[key], variables, method, stage.settings["gtol"], units)
-    if before is not None and evaluation is not None:
-        run.go_on_from(before, evaluation)
-    return run
+    return GraphRun(oracle, objective.traces[key], variables, method, stage.settings["gtol"], units)
 
 
 def _run_from_file(stage, optimizer, oracle, units):
