@@ -193,8 +193,8 @@ def test_files_of_earlier_versions_load(name, stages):
     history = model.fit(x, y, epochs=6, initial_epoch=4, verbose=0).history
     assert history["loss"][1] < history["loss"][0]
     assert int(model.optimizer.iterations) == 6
-    if name in ("lbfgs_tfp", "lbfgs_graph"):
-        assert history["fg_evals"][0] > 5  # counted from the first fit on
+    if name == "lbfgs_tfp":
+        assert history["fg_evals"][0] > 10  # counted from the first fit on
     if name == "lbfgs":
         assert model.optimizer.get_config()["bounds"] == {"out/kernel": [None, 4]}
         assert model.optimizer.memory == 5
