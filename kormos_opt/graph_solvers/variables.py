@@ -62,7 +62,9 @@ class GraphSolverVariables(NamedTuple):
         seeds = add_variable((max(seeds, SEEDS), 2), dtype="int64", name="seeds")
         nhev, shape = add_variable((), dtype="int64", name="nhev"), specs["position"].shape
         steps = add_variable(RecentSteps.shape(*shape), dtype="float64", name="steps")
-        units = {name: add_variable(shape, dtype="float64", name=name) for name in ("scale", "shift", "point")}
+        units = {
+            name: add_variable(shape, dtype="float64", name=f"unit_{name}") for name in ("scale", "shift", "point")
+        }  # a solver may have a variable of such a name too
         return cls(state, **counters, seeds=seeds, nhev=nhev, steps=steps, **units)
 
     def fit(self, specs: Mapping[str, ArraySpec], dtype: str) -> bool:

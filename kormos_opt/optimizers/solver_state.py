@@ -134,11 +134,7 @@ class SavesSolverState(keras.optimizers.Optimizer):
         index = None if variables is None else self._index_of(variables.seeds)
         if index is not None and str(index) in values:
             self._make_room_for_seeds(values[str(index)].shape[0])
-        for i, variable in enumerate(self._variables):
-            is_from_before = variables is not None and variable is variables.steps
-            if str(i) not in values or (is_from_before and values[str(i)].shape != variable.shape):
-                values[str(i)] = np.asarray(variable)  # left out of the file: it stays as it is
-        super().load_own_variables(values)
+        super().load_own_variables(values | self._kept(values))
 
     def _saves(self, size):
         """Whether this many bytes go into files."""
@@ -175,8 +171,22 @@ class SavesSolverState(keras.optimizers.Optimizer):
         if index is not None and index < len(loaded):
             self._make_room_for_seeds(len(loaded[index]))
         self._solver_state.loaded_values = None
-        later = [np.asarray(variable) for variable in self._variables[len(loaded) :]]  # of a file that had fewer
-        keras.optimizers.Optimizer.set_weights(self, [*loaded, *later])
+        values = {str(i): value for i, value in enumerate(loaded)}
+        keras.optimizers.Optimizer.set_weights(self, list((values | self._kept(values)).values()))
+
+    def _kept(self, values):
+        """The values of variables that stay as they are: a file has none of them, or steps of an earlier shape.
+
+        Args:
+            values: The values of the file, by the place of the variable as a string.
+        """
+        variables = self._solver_state.variables
+        steps = None if variables is None else self._index_of(variables.steps)
+        return {
+            str(i): np.asarray(variable)
+            for i, variable in enumerate(self._variables)
+            if str(i) not in values or (i == steps and values[str(i)].shape != variable.shape)
+        }
 
     def _make_room_for_seeds(self, count):
         """Puts a larger variable in the place of the one there is: an optimizer is built before it knows the seeds."""

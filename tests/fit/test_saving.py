@@ -16,7 +16,7 @@ import tensorflow as tf
 import kormos_opt
 from tests.support.helpers import flat_weights, from_file
 from tests.support.light_solver import light
-from tests.support.problems import compiled, network, regression
+from tests.support.problems import compiled, linear, network, regression
 
 OPTIMIZERS = {"scipy": kormos_opt.LBFGS, "light": light}
 READ = """
@@ -108,11 +108,12 @@ def test_copies(engine, epochs, how):
 
 
 @pytest.mark.slow_cases("scipy")
-@pytest.mark.parametrize("engine", ["scipy", "light"])
+@pytest.mark.parametrize("engine", ["scipy", "light", "graph"])
 def test_h5_files_load_again(engine, tmp_path):
-    """Keras hands the optimizer's variables back as a list."""
+    """Keras hands the optimizer's variables back as a list, and needs names that differ."""
     x, y = regression()
-    model = compiled(network(), OPTIMIZERS[engine](), keras.losses.MeanSquaredError())
+    optimizer = kormos_opt.LBFGS(engine="graph") if engine == "graph" else OPTIMIZERS[engine]()
+    model = compiled(network(), optimizer, keras.losses.MeanSquaredError())
     model.fit(x, y, epochs=3, verbose=0)
     loss = model.evaluate(x, y, verbose=0)
     model.save(tmp_path / "model.h5")
@@ -123,6 +124,18 @@ def test_h5_files_load_again(engine, tmp_path):
     assert history["loss"][-1] < loss
     if engine == "light":
         assert history == model.fit(x, y, epochs=2, verbose=0).history
+
+
+def test_steps_of_an_earlier_shape_are_left_out_of_a_list_too():
+    model = compiled(linear(), kormos_opt.LBFGS(engine="graph"))
+    model.fit(*regression(), epochs=3, verbose=0)
+    values = [np.asarray(variable) for variable in model.optimizer.variables]
+    place = [variable.name for variable in model.optimizer.variables].index("steps")
+    kept = values[place]
+    assert kept.any()
+    values[place] = np.zeros(3)
+    model.optimizer.set_weights(values)
+    np.testing.assert_array_equal(model.optimizer.variables[place], kept)
 
 
 UNPICKLE = """
