@@ -33,12 +33,6 @@ class InputSizes(NamedTuple):
     deviation: np.ndarray
     kernels: tuple[Centered, ...]
 
-    @staticmethod
-    def range_of(values: np.ndarray) -> tuple[float, float]:
-        """The smallest and the largest of those that are not 0."""
-        there = values[values > 0]
-        return (there.min(), there.max()) if there.size else (0.0, 0.0)
-
 
 def moments_of_chunk(
     parameters: FlatParameters, run, tape: tf.GradientTape, origin: tf.Tensor
@@ -140,9 +134,10 @@ def _extents(leaf):
     if not (leaf.dtype.is_floating or leaf.dtype.is_integer):
         return None
     columns = leaf if leaf.shape.rank > 1 else leaf[:, None]
-    columns, axes = tf.cast(columns, tf.float64), list(range(columns.shape.rank - 1))
-    deviation = tf.math.reduce_std(columns, axis=axes)
-    return np.array([tf.reduce_max(tf.abs(columns), axis=axes).numpy(), deviation.numpy()])
+    columns = columns if columns.dtype in (tf.float32, tf.float64) else tf.cast(columns, tf.float64)
+    axes = list(range(columns.shape.rank - 1))
+    _, variance = tf.nn.moments(columns, axes)
+    return np.array([tf.reduce_max(tf.abs(columns), axis=axes).numpy(), np.sqrt(variance.numpy())], "float64")
 
 
 def _depends(tape, inputs, variables):

@@ -106,7 +106,7 @@ class MultiStart(BatchOptimizer):
         return evaluations, products
 
     def save_own_variables(self, store):
-        """Keeps a result, with what the starts have taken."""
+        """Saves the optimizer as its base does, and what the starts have taken."""
         super().save_own_variables(store)
         store[_TAKEN] = np.array(self._untracked.counts_of_starts, "int64")
 

@@ -119,7 +119,7 @@ class GraphMethod(Method):
 
     Args:
         name: As in `Method`, like all arguments that are not named here.
-        variables: Of which `position`, `objective_value` and `objective_gradient` must be among them.
+        variables: As in `Method`. It must name `position`, `objective_value` and `objective_gradient`.
         step: Called as `step(value_and_gradient, state, nit, options)` while a graph is traced. `state` holds tensors
             by the names of `variables`. Returns the next state, and whether no better point was found.
         options: All of them: those of `graph_solvers.variables.OPTIONS` and its own.

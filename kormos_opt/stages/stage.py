@@ -8,7 +8,7 @@ AutoStage       a method in the graph where it can do the job, else one in numpy
 import functools
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 import numpy as np
@@ -45,6 +45,8 @@ class Stage:
     tol: float | None
     bounds: Any
     constraints: list
+
+    is_in_graph: ClassVar[bool] = False  # where the solver keeps what it knows in variables of the optimizer
 
     @property
     def name(self) -> str:
@@ -93,11 +95,6 @@ class Stage:
         """
         del parameters, is_whole
         return self
-
-    @property
-    def is_in_graph(self) -> bool:
-        """Whether the solver keeps what it knows in variables of the optimizer."""
-        return isinstance(self, GraphStage)
 
 
 class SolverStage(Stage):
@@ -170,6 +167,7 @@ class GraphStage(Stage):
     """A stage of a method in the graph."""
 
     method: GraphMethod
+    is_in_graph = True
 
     def remembered(self, size: int) -> dict[str, ArraySpec]:
         """The variables that keep what the solver knows."""

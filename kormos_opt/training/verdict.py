@@ -78,9 +78,11 @@ def needs_certificate(stage: Stage, run: Run, objective: BoundObjective, may_go_
     if stage.constraints or run.steps is None or accepted.jac is None:
         return True
     smallest = run.steps.smallest_curvature(accepted.fun, precision.resolution(objective.objective.dtype))
+    if not smallest:
+        return True
     own = run.units.own_gradient(accepted.jac)
-    most = _CAUTION * (own @ own) / 2
-    return bool(most > smallest * max(LITTLE * abs(accepted.fun), _LITTLE_OF_NULL * _null_loss(objective)))
+    most = _CAUTION * (own @ own) / (2 * smallest)
+    return bool(most > LITTLE * abs(accepted.fun) and most > _LITTLE_OF_NULL * _null_loss(objective))
 
 
 def _null_loss(objective):

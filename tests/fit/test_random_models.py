@@ -16,7 +16,7 @@ import tensorflow as tf
 from kormos_opt.data.full_batch import BatchSequence
 from kormos_opt.objective.build import bind
 from kormos_opt.optimizers import LBFGS
-from tests.support.problems import compiled, finite_differences, prepared
+from tests.support.problems import compiled, excess, finite_differences, prepared
 from tests.support.random_models import draw, draw_special
 
 KERAS = tuple(int(number) for number in keras.__version__.split(".")[:2])
@@ -129,14 +129,6 @@ def test_special_layers_and_units(seed, float64):
 def fitted(model, x, y, **settings):
     compiled(model, LBFGS(**settings)).fit(x, y, epochs=400, verbose=0)
     return model.optimizer.result
-
-
-def excess(x, y, result):
-    """What is left above the optimum of least squares, of the variance of y."""
-    deviations = x - x.mean(axis=0)
-    columns = deviations / np.linalg.norm(deviations, axis=0)
-    best = columns @ np.linalg.lstsq(columns, y - y.mean(), rcond=None)[0] - (y - y.mean())
-    return (result.fun - np.mean(best**2)) / y.var()
 
 
 def made_of(model, optimizer, x, y):

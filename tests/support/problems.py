@@ -68,3 +68,12 @@ def finite_differences(fun, x, direction, step=1e-4):
     near = fun(x + step * direction) - fun(x - step * direction)
     far = fun(x + 2 * step * direction) - fun(x - 2 * step * direction)
     return (8 * near - far) / (12 * step)
+
+
+def excess(x, y, result):
+    """What is left above the optimum of least squares with an intercept, of the variance of y."""
+    deviations, targets = x - x.mean(axis=0), y - y.mean(axis=0)
+    scale = np.linalg.norm(deviations, axis=0)
+    columns = deviations / np.where(scale > 0, scale, 1.0)
+    best = np.mean((columns @ np.linalg.lstsq(columns, targets, rcond=None)[0] - targets) ** 2)
+    return (result.fun - best) / y.var()

@@ -58,11 +58,15 @@ class SolverUnits:
             if setting == "auto" and not input_sizes.are_unlike(sizes.size, sizes.deviation):
                 return Units(np.ones(size))
             if setting == "auto":
-                self._warn(
-                    "x_scale", _UNLIKE_INPUTS.format(*sizes.range_of(sizes.size), *sizes.range_of(sizes.deviation))
-                )
+                self._warn("x_scale", _UNLIKE_INPUTS.format(*_range(sizes.size), *_range(sizes.deviation)))
             return x_scale.of_inputs(*sizes, centers, precision.resolution(objective.objective.dtype))
         return Units(np.ones(size))
+
+
+def _range(values):
+    """The smallest and the largest of those that are not 0."""
+    there = values[values > 0]
+    return (there.min(), there.max()) if there.size else (0.0, 0.0)
 
 
 def _column_sizes(objective):
